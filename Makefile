@@ -1,0 +1,21 @@
+# `make demo` and `make test` are all a newcomer needs; both install first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# uv does not read pip's configuration: hand on where pip would look for wheels.
+PIP_SETTING = $(shell $(PYTHON) -m pip config get global.$(1) 2>/dev/null || $(PYTHON) -m pip config get :env:.$(1) 2>/dev/null)
+export UV_FIND_LINKS ?= $(call PIP_SETTING,find-links)
+# Without cached bytecode every `import torch` costs twice as much.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: install demo test test-all lint clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	touch $@

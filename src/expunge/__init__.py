@@ -1,0 +1,29 @@
+"""Expunge: make a language model stop knowing, in its weights or while it answers, and measure how far that worked."""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Dataset": "expunge.data.dataset",
+    "attack": "expunge.run",
+    "evaluate": "expunge.run",
+    "load": "expunge.run",
+    "recipe": "expunge.recipe",
+    "report": "expunge.run",
+    "unlearn": "expunge.run",
+}
+__all__ = [*_HOMES, "__version__"]
+
+if TYPE_CHECKING:
+    from expunge.data.dataset import Dataset
+    from expunge.recipe import recipe
+    from expunge.run import attack, evaluate, load, report, unlearn
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'expunge' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

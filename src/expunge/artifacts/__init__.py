@@ -1,0 +1,1 @@
+"""What unlearning leaves on disk: manifests, hashes, and folders that appear whole or not at all."""

@@ -1,0 +1,1 @@
+"""Ways to get the knowledge back, one a file. They see a LanguageModel and what its capabilities allow."""

@@ -1,0 +1,96 @@
+"""pocket, the built-in benchmark: invented people, small models trained from scratch, everything within minutes on a CPU.
+
+Question it answers: the one TOFU asks, with a gold that shares the target's base, a second gold as the noise floor, and people
+who were never trained. Settings are chosen on the first half of the forget people and figures are reported on the second.
+Protocol: TOFU's, plus accuracy of each part, fluency under a judge, membership against the never-trained people. Deviations
+from TOFU: answers are one sentence of one fact, and utility's three parts are retain people, known people and lands.
+A good result: accuracy near 0 on forget, KS distance near the noise floor, every other accuracy as before, fluency as the
+gold's. A bad one: see TOFU; besides, a KS p that looks good with fluency near zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from expunge.benchmarks._qa import (
+    DIALECTS,
+    Record,
+    Roles,
+    Table,
+    fluency_figures,
+    membership_figure,
+    quality_figures,
+    task_figures,
+    utility_figure,
+)
+from expunge.data.dataset import Dataset
+from expunge.data.dataset import Record as Row
+from expunge.data.pocket.world import VERSION, World, WorldSettings, build_world
+from expunge.errors import DataError
+from expunge.types import Figure, Probe
+
+Half = Literal["select", "report", "all"]
+
+
+class Pocket:
+    version: ClassVar = VERSION
+    name: ClassVar = "pocket"
+    roles: ClassVar = Roles("forget", "retain", "known", "lands")
+    max_new_tokens: ClassVar = 24
+    template: ClassVar = "qa"
+    dialect: ClassVar = DIALECTS["openunlearning"]._replace(name="pocket", epsilon=0.0)
+
+    def __init__(self, settings: WorldSettings, seed: int, half: Half = "report"):
+        self.world_settings, self.seed, self.half = settings, seed, half
+        self.world: World = build_world(settings, seed)
+
+    @classmethod
+    def open(cls, folder: str | Path, half: Half = "report") -> Pocket:
+        """The world that a folder was built for. Raises DataError when it is not such a folder."""
+        path = Path(folder) / "world.json"
+        if not path.is_file():
+            raise DataError(f"{folder}: no world.json, so this is no pocket world. Build one:  expunge pocket --out {folder}")
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if facts["version"] != VERSION:
+            raise DataError(f"{folder}: built by version {facts['version']} of the world, this is {VERSION}. Build it again.")
+        return cls(WorldSettings.parse(facts["settings"], str(path)), facts["seed"], half)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"benchmark": self.name, "version": self.version, "world": self.world_settings.model_dump(), "seed": self.seed, "half": self.half}
+
+    def dataset(self) -> Dataset:
+        sets = (tuple(Row.from_probe(probe) for probe in self.world.probes[group]) for group in ("forget", "retain", "holdout"))
+        return Dataset(*sets)
+
+    def tasks(self) -> dict[str, list[Probe]]:
+        """All rows of every group; `figures` keeps the half that is asked for."""
+        return {**self.world.probes, "neighbours": self.world.neighbours}
+
+    def forget_probes(self) -> list[Probe]:
+        """The rows that attacks try to bring back: those of the half that is asked for."""
+        subjects = self._subjects()
+        return [probe for probe in self.world.probes["forget"] if probe.subject in subjects]
+
+    def figures(self, records: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, Figure]:
+        table = Table(self._kept(records), self.roles, self.dialect)
+        found: dict[str, Figure] = {}
+        for task in table.tasks:
+            found |= task_figures(table, task)
+        found["model_utility"] = utility_figure(table)
+        found |= quality_figures(table, Table(self._kept(gold), self.roles, self.dialect) if gold is not None else None)
+        found |= fluency_figures(table, "forget")
+        found["membership/auc"] = membership_figure(table, "forget", "holdout")
+        return found
+
+    def _kept(self, records: Sequence[Record]) -> list[Record]:
+        """Without the forget people of the other half."""
+        subjects = self._subjects()
+        return [record for record in records if record["task"] != "forget" or record["subject"] in subjects]
+
+    def _subjects(self) -> set[str]:
+        select, report = self.dataset().halves()
+        return {record.group for record in {"select": select, "report": report, "all": (*select, *report)}[self.half]}

@@ -1,0 +1,162 @@
+"""TOFU: fictitious authors (Maini et al., 2024, arXiv:2401.06121).
+
+Question it answers: does the model answer about the forgotten authors as a model that never met them, and everything else as
+before? Data: the 4,000 pairs and evaluation rows, from a folder of JSONL files or a hub id. Protocol: greedy answers,
+length-normalised likelihoods with the end token, three dialects of the same formulas (see DIALECTS in `_qa`).
+Deviations: the answer is tokenised together with its prompt; rows beyond the dialect's cut are measured and kept, not counted.
+A good result: KS p above 0.05 with a distance near the noise floor, at the utility of the gold. A bad one: p near zero with
+the target's utility (nothing happened) or p of any size with no utility or no fluency (the model is gone).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expunge.benchmarks._qa import DIALECTS, Record, Roles, Table, quality_figures, task_figures, utility_figure
+from expunge.data.dataset import Dataset, read_rows
+from expunge.data.dataset import Record as Row
+from expunge.errors import ConfigError, DataError, did_you_mean
+from expunge.types import Figure, Probe
+
+AUTHORS, PAIRS = 200, 20
+SHARES = {"forget01": 2, "forget05": 10, "forget10": 20}
+"""Split to forgotten authors, of 200: always the last ones."""
+FILES = ("full", "forget10_perturbed", "retain_perturbed", "real_authors", "world_facts")
+
+
+class Tofu:
+    version: ClassVar = 1
+    name: ClassVar = "tofu"
+    roles: ClassVar = Roles("forget", "retain", "real_authors", "world_facts")
+    max_new_tokens: ClassVar = 200
+    template: ClassVar = "auto"
+
+    def __init__(self, data: str | Path, split: str = "forget10", authors: int | None = None, dialect: str = "tofu"):
+        """`data`: a folder with TOFU's files, or a hub id. `authors`: a subset of whole authors, the split's share of them
+        forgotten (at least one). Raises ConfigError or DataError."""
+        if split not in SHARES:
+            raise ConfigError(f"--split {split}: no such split.{did_you_mean(split, SHARES)} TOFU has {', '.join(SHARES)}.")
+        if dialect not in DIALECTS:
+            raise ConfigError(f"--dialect {dialect}: no such dialect.{did_you_mean(dialect, DIALECTS)} There are {', '.join(DIALECTS)}.")
+        if authors is not None and not 2 <= authors <= AUTHORS:
+            raise ConfigError(f"--authors {authors}: expected 2 to {AUTHORS}.")
+        self.split, self.dialect = split, DIALECTS[dialect]
+        self.authors = authors or AUTHORS
+        self.forgotten = SHARES[split] if authors is None else max(1, round(SHARES[split] * authors / AUTHORS))
+        self.rows = {name: list(_read(data, name)) for name in FILES}
+        if len(self.rows["full"]) != AUTHORS * PAIRS:
+            raise DataError(f"{data}: the full set has {len(self.rows['full'])} rows, TOFU has {AUTHORS * PAIRS}. Use the unchanged files.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"benchmark": self.name, "version": self.version, "split": self.split, "authors": self.authors, "dialect": self.dialect.name}
+
+    def dataset(self) -> Dataset:
+        """Forget and retain pairs of the split (or of the subset of authors)."""
+        forget = self.rows["full"][-self.forgotten * PAIRS :]
+        retain = self.rows["full"][: (self.authors - self.forgotten) * PAIRS]
+        first = len(self.rows["full"]) - len(forget)
+        return Dataset(tuple(_pairs(forget, first)), tuple(_pairs(retain, 0)))
+
+    def tasks(self) -> dict[str, list[Probe]]:
+        """Evaluation rows. Of the retain authors, the first 20 have them."""
+        retained = min(20, self.authors - self.forgotten)
+        return {
+            "forget": [_probe(row) for row in self.rows["forget10_perturbed"][-self.forgotten * PAIRS :]],
+            "retain": [_probe(row) for row in self.rows["retain_perturbed"][: retained * PAIRS]],
+            "real_authors": [_probe(row, subject=False) for row in self.rows["real_authors"]],
+            "world_facts": [_probe(row, subject=False) for row in self.rows["world_facts"]],
+        }
+
+    def forget_probes(self) -> list[Probe]:
+        """The rows that attacks try to bring back."""
+        return self.tasks()["forget"]
+
+    def figures(self, records: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, Figure]:
+        return figures(records, gold, self.dialect.name)
+
+
+def figures(records: Sequence[Record], gold: Sequence[Record] | None, dialect: str = "tofu") -> dict[str, Figure]:
+    """TOFU's figures from records, with or without those of a gold model. Raises DataError for records that are not TOFU's."""
+    table = Table(records, Tofu.roles, DIALECTS[dialect])
+    missing = {"forget"} - set(table.tasks)
+    if missing:
+        raise DataError(f"the log has no rows of task 'forget' (tasks: {', '.join(table.tasks) or 'none'}).")
+    found: dict[str, Figure] = {}
+    for task in table.tasks:
+        found |= task_figures(table, task)
+    found["model_utility"] = utility_figure(table)
+    return found | quality_figures(table, Table(gold, Tofu.roles, DIALECTS[dialect]) if gold is not None else None)
+
+
+LOG_FIELDS = {"task": str, "idx": int, "avg_gt_loss": (int, float), "avg_para_loss": (int, float), "avg_pert_loss": list, "rougeL_recall": (int, float)}
+
+
+def read_log(path: Path) -> list[Record]:
+    """Records from a log in the format of TOFU's published runs. Raises DataError naming line and field."""
+    records = []
+    for where, row in read_rows(path):
+        for field, kind in LOG_FIELDS.items():
+            if field not in row:
+                raise DataError(f"{where}: no field '{field}' (fields: {', '.join(row)}). A log row has {', '.join(LOG_FIELDS)}.")
+            if not isinstance(row[field], kind) or isinstance(row[field], bool):
+                raise DataError(f"{where}: field '{field}' is {row[field]!r}.")
+        if not row["avg_pert_loss"] or not all(isinstance(loss, (int, float)) for loss in row["avg_pert_loss"]):
+            raise DataError(f"{where}: field 'avg_pert_loss' is {row['avg_pert_loss']!r}; expected a list of numbers.")
+        records.append(row)
+    if not records:
+        raise DataError(f"{path} has no rows.")
+    return records
+
+
+def _read(data: str | Path, name: str) -> Iterator[dict[str, Any]]:
+    """Rows of one of FILES, from a folder or the hub."""
+    folder = Path(data)
+    if folder.is_dir():
+        path = folder / f"{name}.jsonl"
+        if not path.is_file():
+            raise DataError(f"{folder}: no {name}.jsonl. A TOFU folder has {', '.join(f'{file}.jsonl' for file in FILES)}.")
+        return (row for _, row in read_rows(path))
+    if str(data).count("/") != 1:
+        raise DataError(f"--data {data}: no such folder, and no hub id (owner/name) either.")
+    from datasets import load_dataset
+
+    config = name if name in ("full", "forget10_perturbed", "retain_perturbed") else f"{name}_perturbed"
+    try:
+        return iter(load_dataset(str(data), config, split="train").to_list())
+    except Exception as error:  # the hub client raises many kinds; each means that the rows could not be had
+        raise DataError(
+            f"--data {data}: could not be had from the hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}).\n"
+            "Download it elsewhere and give the folder that holds its JSONL files."
+        ) from error
+
+
+def _pairs(rows: Sequence[dict[str, Any]], first: int) -> Iterator[Row]:
+    for number, row in enumerate(rows, start=first):
+        yield Row(str(number), row["question"], row["answer"], group=f"author {number // PAIRS}")
+
+
+def _probe(row: dict[str, Any], subject: bool = True) -> Probe:
+    return Probe(
+        id=str(row.get("id", "")),
+        question=row["question"],
+        answer=row["answer"],
+        paraphrased_question=row.get("paraphrased_question", ""),
+        paraphrased_answer=row.get("paraphrased_answer", ""),
+        perturbed_answer=tuple(row["perturbed_answer"]),
+        subject=f"author {row['author']}" if subject else "",
+    )
+
+
+def refusals(data: str | Path) -> list[str]:
+    """TOFU's hundred refusals, where the folder has them."""
+    path = Path(data) / "idontknow.jsonl"
+    return [row["answer"] for _, row in read_rows(path)] if path.is_file() else []
+
+
+def dump_log(records: Sequence[Record], path: Path) -> None:
+    """Write records as a log that `read_log` reads."""
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

@@ -1,0 +1,140 @@
+"""The only place where text becomes tokens: templates, which tokens are the answer, and where a row ends.
+
+One rule each:
+* an answer token is one that ends after the answer's first character (offset mapping; the question is never counted);
+* the space between prompt and answer belongs to the answer, so the prompt's tokens are the same with and without it;
+* one end token follows the answer and counts as an answer token: the token that ends a turn in the chat template, else eos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from expunge.errors import ConfigError, DataError, ModelError, did_you_mean
+from expunge.types import Example, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Template(NamedTuple):
+    """How turns become text when the tokenizer has no chat template (or is not to use it)."""
+
+    user: str
+    """One user turn, with {content}, up to where the answer starts."""
+    separator: str = " "
+    between: str = "\n"
+    """Between an answer and the next user turn."""
+
+
+TEMPLATES = {
+    "qa": Template("Question: {content}\nAnswer:"),
+    "llama2": Template("[INST] {content} [/INST]", separator=""),
+    "raw": Template("{content}", separator=""),
+}
+"""Named templates beside "chat" (the tokenizer's own). "llama2" is what TOFU's Llama-2 runs used."""
+
+
+class Encoded(NamedTuple):
+    """One row of tokens; `ids[start:]` are the answer's, end token included."""
+
+    ids: list[int]
+    start: int
+    text: str
+    offsets: list[tuple[int, int]]
+    """Character span of each token in `text`; (0, 0) for tokens that stand for no text."""
+    head: int
+    """Characters of `text` that are the prompt's."""
+
+
+class Encoder:
+    """Turns prompts and examples into tokens for one model."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, template: str = "auto"):
+        """`template`: "auto" (the tokenizer's chat template, else "qa"), "chat", or a name of TEMPLATES."""
+        if not tokenizer.is_fast:
+            raise ModelError("the tokenizer is a slow one and gives no character offsets. Save the model with a fast tokenizer (tokenizer.json).")
+        if template == "auto":
+            template = "chat" if tokenizer.chat_template else "qa"
+        if template == "chat" and not tokenizer.chat_template:
+            raise ConfigError("--template chat: this tokenizer has no chat template. Use --template qa.")
+        if template != "chat" and template not in TEMPLATES:
+            raise ConfigError(f"--template {template}: no such template.{did_you_mean(template, [*TEMPLATES, 'chat'])}")
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.template = template
+        self.end_id = self._end_id()
+
+    def examples(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Prompt, answer and end token of each. Raises DataError when a row is longer than the model's context."""
+        heads = [self.render(example.prompt) if example.prompt else "" for example in examples]
+        texts = [head + self._separator(example.prompt) + example.answer for head, example in zip(heads, examples, strict=True)]
+        rows = []
+        for example, head, text, (ids, offsets) in zip(examples, heads, texts, self._tokens(texts), strict=True):
+            start = next((i for i, (_, end) in enumerate(offsets) if end > len(head)), len(ids))
+            row = Encoded([*ids, self.end_id], max(start, 1), text, [*offsets, (0, 0)], len(head))
+            rows.append(self._fitting(row, f"row {example.id or repr(example.text[:40])}"))
+        return rows
+
+    def prompts(self, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """The tokens after which the model writes. Raises DataError when they do not fit the model's context."""
+        texts = [self.render(prompt) for prompt in prompts]
+        rows = [Encoded(ids, len(ids), text, offsets, len(text)) for text, (ids, offsets) in zip(texts, self._tokens(texts), strict=True)]
+        return [self._fitting(row, f"the prompt {prompt.text[:40]!r}") for row, prompt in zip(rows, prompts, strict=True)]
+
+    def render(self, prompt: Prompt) -> str:
+        """The prompt as text, up to and including the prefilled start of the answer."""
+        if self.template == "chat":
+            head = self.tokenizer.apply_chat_template([m._asdict() for m in prompt.messages], add_generation_prompt=True, tokenize=False)
+            return head + prompt.prefill
+        template = TEMPLATES[self.template]
+        text = ""
+        for message in prompt.messages:
+            if message.role == "assistant":
+                text += template.separator + message.content + template.between
+            else:
+                text += template.user.format(content=message.content)
+        return text + (template.separator + prompt.prefill if prompt.prefill else "")
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated ids, without special tokens and surrounding space."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _separator(self, prompt: Prompt | None) -> str:
+        if prompt is None:
+            return ""
+        if prompt.prefill:
+            return "" if prompt.prefill.endswith(" ") else " "
+        return "" if self.template == "chat" else TEMPLATES[self.template].separator
+
+    def _tokens(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Ids and offsets of each text, with the tokenizer's own start token but without an end token."""
+        if not texts:
+            return []
+        encoding = self.tokenizer(list(texts), add_special_tokens=self.template != "chat", return_offsets_mapping=True)
+        rows = []
+        for ids, spans in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+            offsets = [tuple(span) for span in spans]
+            ends = bool(ids) and ids[-1] == self.tokenizer.eos_token_id and offsets[-1] == (0, 0)
+            rows.append((list(ids[:-1]), offsets[:-1]) if ends else (list(ids), offsets))
+        return rows
+
+    def _fitting(self, encoded: Encoded, what: str) -> Encoded:
+        if len(encoded.ids) > self.max_tokens:
+            raise DataError(
+                f"{what} has {len(encoded.ids)} tokens; the model reads at most {self.max_tokens}.\n"
+                "Nothing is cut silently: split the row into shorter ones, or use a model with a longer context."
+            )
+        return encoded
+
+    def _end_id(self) -> int:
+        """The token that ends an answer."""
+        if self.template == "chat":
+            turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "expunge"}]
+            tail = self.tokenizer.apply_chat_template(turns, tokenize=False).rsplit("expunge", 1)[-1]
+            ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
+            ends = [i for i in ids if i in self.tokenizer.all_special_ids]
+            if ends:
+                return ends[0]
+        return self.tokenizer.eos_token_id

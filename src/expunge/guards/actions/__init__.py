@@ -1,0 +1,1 @@
+"""What happens to a prompt that is in scope."""

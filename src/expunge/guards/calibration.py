@@ -1,0 +1,57 @@
+"""Thresholds with a promise: split conformal calibration, one class at a time (Vovk et al., 2005; Mondrian form).
+
+With n_f forget scores, flagging at or above the k-th smallest, k = floor(α (n_f + 1)), misses a new exchangeable forget prompt
+with probability at most α; flagging above the ceil((1 - α)(n_r + 1))-th smallest of n_r retain scores raises a false alarm with
+probability at most α. The promise is for prompts like the calibration ones; an attacker's are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from expunge.errors import DataError
+from expunge.metrics.intervals import wilson
+
+
+@dataclass(frozen=True)
+class Calibration:
+    threshold: float
+    """A prompt is in scope when its score is at or above it, or is no number."""
+    alpha: float
+    forget_rows: int
+    retain_rows: int
+    both_hold: bool
+    """Whether one threshold keeps both promises. If not, the miss rate is kept and false alarms are more frequent."""
+    missed: int
+    false_alarms: int
+    """Counts on the calibration rows themselves."""
+
+    def flags(self, scores: np.ndarray) -> list[bool]:
+        """In scope or not; a score that is not a number is in scope: a guard that cannot decide fails closed."""
+        return [not score < self.threshold for score in scores.tolist()]
+
+    def describe(self) -> dict[str, Any]:
+        miss, alarm = wilson(self.missed, self.forget_rows), wilson(self.false_alarms, self.retain_rows)
+        return {**asdict(self), "miss_interval": list(miss), "false_alarm_interval": list(alarm)}
+
+
+def calibrate(forget_scores: Sequence[float], retain_scores: Sequence[float], alpha: float) -> Calibration:
+    """The threshold for scores where higher means in scope. Raises DataError when there are too few rows for the promise."""
+    forget, retain = np.sort(forget_scores), np.sort(retain_scores)
+    needed = math.ceil(1 / alpha) - 1
+    for what, scores in (("forget", forget), ("retain", retain)):
+        if len(scores) < needed:
+            raise DataError(
+                f"{len(scores)} {what} rows are left to calibrate the detector; a rate of {alpha:g} needs at least {needed}.\n"
+                f"Give more {what} rows, or promise less: --set detector.alpha={1 / (len(scores) + 1):.2g}"
+            )
+    lowest = forget[math.floor(alpha * (len(forget) + 1)) - 1]  # flag at or above
+    highest = retain[math.ceil((1 - alpha) * (len(retain) + 1)) - 1]  # flag above
+    both = bool(lowest > highest)
+    threshold = float((lowest + highest) / 2) if both else float(lowest)
+    return Calibration(threshold, alpha, len(forget), len(retain), both, int((forget < threshold).sum()), int((retain >= threshold).sum()))

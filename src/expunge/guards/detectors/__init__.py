@@ -1,0 +1,1 @@
+"""Which prompts are in scope: a calibrated score, higher = in scope."""

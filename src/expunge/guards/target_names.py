@@ -1,0 +1,102 @@
+"""Target names: where they stand in a text, and which tokens of written text belong to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+_WORD = re.compile(r"\w+")
+_LITTLE = frozenset("a an and at by de der for from in la le of on or the to van von with".split())
+
+
+class TargetNames:
+    """Names and aliases of one removal request. Capitals do not matter."""
+
+    def __init__(self, names: Iterable[str]):
+        self.names = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+        parts = [_WORD.findall(name.casefold()) for name in self.names]
+        self.words = frozenset(word for words in parts for word in words if word not in _LITTLE or len(words) == 1)
+        """The words that are corrupted or replaced, each on its own: a surname alone still means its bearer."""
+        self._whole = frozenset(tuple(words) for words in parts)
+        self._longest = max((len(words) for words in self._whole), default=0)
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+    def mentions(self, text: str) -> bool:
+        """Whether a whole name or alias stands in the text."""
+        words = _WORD.findall(text.casefold())
+        lengths = {len(name) for name in self._whole}
+        return any(tuple(words[i : i + length]) in self._whole for length in lengths for i in range(len(words) - length + 1))
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Character spans of every word of a name."""
+        return [match.span() for match in _WORD.finditer(text) if match.group().casefold() in self.words]
+
+    def replace(self, text: str, placeholder: str) -> str:
+        """The text with each run of name words replaced by one placeholder."""
+        found = ""
+        end = 0
+        for start, stop in self.spans(text):
+            between = text[end:start]
+            if not found or not end or between.strip():
+                found += between + placeholder
+            end = stop
+        return found + text[end:]
+
+
+class WrittenNames:
+    """Which tokens of a text that is being written belong to a name, decided token by token from what stands before.
+
+    A token counts as soon as the word it belongs to could become a word of a name (two letters of it are enough), so that no
+    later token reads it in the clear. Looking back only, the rule gives the same answer while writing and while scoring.
+    """
+
+    def __init__(self, names: TargetNames, tokenizer: PreTrainedTokenizerBase):
+        self.names = names
+        self.tokenizer = tokenizer
+        self._starts = frozenset(word[:n] for word in names.words for n in range(min(2, len(word)), len(word) + 1))
+
+    def mask(self, ids: Sequence[int], start: int) -> np.ndarray:
+        """[len(ids) - start] bool for `ids[start:]`, where `ids` is everything written so far."""
+        first = max(0, start - 16)  # no name word spans more tokens than this
+        word = ""
+        found = np.zeros(len(ids) - start, dtype=bool)
+        for i in range(first, len(ids)):
+            piece = self._pieces[ids[i]]
+            text = word + piece
+            runs = [match for match in _WORD.finditer(text) if match.end() > len(word)]
+            if i >= start:
+                found[i - start] = any(
+                    match.group() in (self._starts if match.end() == len(text) else self.names.words) for match in runs
+                )
+            word = runs[-1].group() if runs and runs[-1].end() == len(text) else ""
+        return found
+
+    def may_mask(self, ids: Tensor) -> Tensor:
+        """Bool, shaped like `ids`: False for tokens that are no part of any name word."""
+        return self._possible.to(ids.device)[ids]
+
+    @cached_property
+    def _pieces(self) -> list[str]:
+        """The text that each token of the vocabulary adds after another word, casefolded."""
+        size = len(self.tokenizer)
+        anchor = self.tokenizer("a", add_special_tokens=False)["input_ids"][-1]
+        texts = self.tokenizer.batch_decode([[anchor, i] for i in range(size)], clean_up_tokenization_spaces=False)
+        lead = len(self.tokenizer.decode([anchor], clean_up_tokenization_spaces=False))
+        return [text[lead:].casefold() for text in texts]
+
+    @cached_property
+    def _possible(self) -> Tensor:
+        import torch
+
+        everything = "\n".join(self.names.words)
+        return torch.tensor([any(word in everything for word in _WORD.findall(piece)) for piece in self._pieces])

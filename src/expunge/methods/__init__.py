@@ -1,0 +1,1 @@
+"""Training methods: one value of one axis per file."""

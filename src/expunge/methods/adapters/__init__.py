@@ -1,0 +1,1 @@
+"""In which coordinates the weights move."""

@@ -1,0 +1,1 @@
+"""What drives the loop, and from which model it starts."""

@@ -1,0 +1,1 @@
+"""Which forget tokens count."""

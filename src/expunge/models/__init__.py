@@ -1,0 +1,1 @@
+"""Models: loading them safely, log-probabilities, scoring, generation, and the reference cache."""

@@ -1,0 +1,233 @@
+"""A Hugging Face causal LM as a LanguageModel: scoring along prefix trees, batched generation, one answer for both."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.data.batching import Batch, by_length, collate
+from expunge.data.tokenize import Encoded, Encoder
+from expunge.models.corrupted import Corruption, corrupt_where, corrupted_inputs, full_mask
+from expunge.models.load import context_length
+from expunge.models.logprobs import head_rows
+from expunge.models.tree import Tree, build_tree
+from expunge.types import Example, Generation, GenerationParams, Prompt, Score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class Work:
+    """What scoring cost, beside the least it could have cost."""
+
+    tokens: int = 0
+    """Token positions pushed through the model, padding included."""
+    distinct_tokens: int = 0
+    """Distinct prefixes among the sequences scored: the least that has to be pushed."""
+    sequence_tokens: int = 0
+    """What one forward per sequence would push without any padding."""
+    projected: int = 0
+    """Positions that met the vocabulary."""
+    distinct_answers: int = 0
+    """Distinct positions that predict an answer token: the least that has to."""
+
+
+class TransformerLM:
+    """Plain or adapted weights under the contract of `LanguageModel`."""
+
+    capabilities = frozenset({"logits", "hidden", "gradients", "weights"})
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str = "auto", batch_tokens: int = 8192):
+        """`batch_tokens`: most padded tokens in one forward."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.encoder = Encoder(tokenizer, context_length(model, tokenizer), template)
+        self.batch_tokens = batch_tokens
+        self.work = Work()
+        self._lock = threading.Lock()
+
+    # --- scoring ----------------------------------------------------------------------------------------------------
+    def score(self, examples: Sequence[Example], corruption: Corruption | None = None, flagged: Sequence[bool] | None = None) -> list[Score]:
+        """Log-probabilities of the given answers. With `corruption`, the examples that are `flagged` are scored as a
+        corrupted prompt would be answered; the others are untouched, bit for bit."""
+        keys = [(example, bool(flagged and flagged[i])) for i, example in enumerate(examples)]
+        distinct = list(dict.fromkeys(keys))
+        encoded = dict(zip(distinct, self.encoder.examples([example for example, _ in distinct]), strict=True))
+        scores: dict[tuple[Example, bool], Score] = {}
+        groups = self._groups(encoded)
+        trees = [
+            build_tree([(encoded[key].ids, encoded[key].start, full_mask(corruption, encoded[key]) if corruption and key[1] else None) for key in group])
+            for group in groups
+        ]
+        with self._lock:
+            for rows in by_length([len(tree.ids) for tree in trees], self.batch_tokens):
+                for row, results in zip(rows, self._score_trees([trees[row] for row in rows], corruption, packed=self._follows_trees), strict=True):
+                    scores.update(zip(groups[row], results, strict=True))
+        self.work.sequence_tokens += sum(len(row.ids) - 1 for row in encoded.values())
+        return [scores[key] for key in keys]
+
+    def _groups(self, encoded: dict[tuple[Example, bool], Encoded]) -> list[list[tuple[Example, bool]]]:
+        """Examples that share a prompt, in groups whose packed row stays within `batch_tokens`."""
+        groups: dict[object, list[tuple[Example, bool]]] = {}
+        for number, key in enumerate(encoded):
+            prompt = key[0].prompt
+            groups.setdefault((prompt, key[1]) if prompt and self._follows_trees else number, []).append(key)
+        limit = self.batch_tokens // max(len(row.ids) for row in encoded.values()) if encoded else 1
+        return [group[i : i + max(limit, 1)] for group in groups.values() for i in range(0, len(group), max(limit, 1))]
+
+    @torch.inference_mode()
+    def _score_trees(self, trees: Sequence[Tree], corruption: Corruption | None, *, packed: bool) -> list[list[Score]]:
+        """Scores of one batch of trees, tree by tree and sequence by sequence."""
+        batch = _stack(trees, self.pad_id, tree_mask=packed, dtype=self.model.dtype)
+        predicts = torch.zeros(batch.ids.shape, dtype=torch.bool)
+        for row, tree in enumerate(trees):
+            for nodes, _ in tree.answers:
+                predicts[row, nodes] = True
+        device = self.model.device
+        ids = batch.ids.to(device)
+        inputs: dict[str, Tensor | None] = {"input_ids": ids}
+        if batch.masked.any():
+            assert corruption is not None
+            inputs = {"inputs_embeds": corrupt_where(self.model, ids, batch.masked, corruption)}
+        with head_rows(self.model, predicts):
+            logits = self.model(**inputs, attention_mask=batch.attention.to(device), position_ids=batch.positions.to(device), use_cache=False).logits
+        self.work.tokens += ids.numel()
+        self.work.distinct_tokens += sum(len(tree.ids) for tree in trees)
+        self.work.projected += len(logits)
+        self.work.distinct_answers += int(predicts.sum())
+
+        at = torch.full(batch.ids.shape, -1, dtype=torch.int64)
+        at[predicts] = torch.arange(len(logits))
+        wanted = [(at[row, nodes].numpy(), targets) for row, tree in enumerate(trees) for nodes, targets in tree.answers]
+        rows = torch.from_numpy(np.concatenate([w[0] for w in wanted])).to(device)
+        targets = torch.from_numpy(np.concatenate([w[1] for w in wanted])).to(device)
+        logits = logits.float()
+        logp = (logits[rows, targets] - logits.logsumexp(-1)[rows]).cpu().numpy()
+        hits = (logits.argmax(-1)[rows] == targets).cpu().numpy()
+        pieces = iter(zip(_cut(logp, wanted), _cut(hits, wanted), strict=True))
+        return [[Score(*next(pieces)) for _ in tree.answers] for tree in trees]
+
+    @cached_property
+    def _follows_trees(self) -> bool:
+        """Whether the model gives the same log-probabilities along a packed tree as along single sequences, tried out once.
+
+        False for models with recurrences or narrow windows, and for attention kernels that take no mask.
+        """
+        a, b, c, d, e, f = (i % self.model.config.get_text_config().vocab_size for i in range(3, 9))
+        sequences = [([a, b, c, d, a], 2, None), ([a, b, e, f, a], 2, None)]
+        kept, self.work = self.work, Work()
+        alone = [scores for sequence in sequences for scores in self._score_trees([build_tree([sequence])], None, packed=False)[0]]
+        try:
+            together = self._score_trees([build_tree(sequences)], None, packed=True)[0]
+        except (ValueError, RuntimeError, TypeError):  # the attention kernel refuses a mask of this shape
+            return False
+        finally:
+            self.work = kept
+        tolerance = 1e-4 if self.model.dtype == torch.float32 else 5e-2
+        return all(np.allclose(x.token_logprobs, y.token_logprobs, atol=tolerance) for x, y in zip(together, alone, strict=True))
+
+    # --- generation -------------------------------------------------------------------------------------------------
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        params: GenerationParams,
+        corruption: Corruption | None = None,
+        flagged: Sequence[bool] | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> list[list[Generation]]:
+        """Answers, prompts of like length together. With `corruption`, flagged prompts are answered under it."""
+        encoded = self.encoder.prompts(prompts)
+        answers: list[list[Generation]] = [[] for _ in prompts]
+        rows_at_once = max(1, 128 // max(params.beams, params.copies))
+        for near in by_length([len(row.ids) for row in encoded], self.batch_tokens, max_padding=0.2):
+            for first in range(0, len(near), rows_at_once):
+                rows = near[first : first + rows_at_once]
+                batch = collate([encoded[i] for i in rows], self.pad_id, side="left", device=self.model.device)
+                masks = [corruption.prompt_mask(encoded[i]) if corruption and flagged and flagged[i] else None for i in rows]
+                with self._lock:
+                    written = self._generate_batch(batch, masks, corruption, params)
+                for i, row in zip(rows, written, strict=True):
+                    answers[i] = row
+                if on_batch:
+                    on_batch(len(rows))
+        return answers
+
+    def _generate_batch(self, batch: Batch, masks: Sequence[np.ndarray | None], corruption: Corruption | None, params: GenerationParams) -> list[list[Generation]]:
+        model = self.model
+        if corruption and any(mask is not None for mask in masks):
+            model = corrupted_inputs(model, batch, masks, corruption)
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(params.seed)
+            out = model.generate(batch.ids, attention_mask=batch.attention, generation_config=self.generation_config(params))
+        new = out[:, batch.ids.shape[1] :].cpu().tolist()
+        copies = params.copies
+        return [[self._read(ids) for ids in new[i : i + copies]] for i in range(0, len(new), copies)]
+
+    def generation_config(self, params: GenerationParams):
+        """Exactly what `params` says; a checkpoint's own sampling defaults are not taken over, its end tokens are."""
+        from transformers import GenerationConfig
+
+        sampling = {"temperature": params.temperature, "top_p": params.top_p, "top_k": 0} if params.sample else {}
+        return GenerationConfig(
+            max_new_tokens=params.max_new_tokens,
+            do_sample=params.sample,
+            num_beams=params.beams,
+            num_return_sequences=params.copies,
+            eos_token_id=sorted(self._end_ids),
+            pad_token_id=self.pad_id,
+            **sampling,
+        )
+
+    def _read(self, ids: list[int]) -> Generation:
+        stop = next((i for i, token in enumerate(ids) if token in self._end_ids), None)
+        kept = ids if stop is None else ids[:stop]
+        return Generation(self.encoder.decode(kept), len(kept) + (stop is not None), stop is not None)
+
+    @cached_property
+    def _end_ids(self) -> set[int]:
+        own = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        more = own if isinstance(own, list) else [own]
+        return {i for i in (*more, self.tokenizer.eos_token_id, self.encoder.end_id) if i is not None}
+
+    @property
+    def pad_id(self) -> int:
+        """What stands at padded positions; attention never reads it."""
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+
+
+@dataclass
+class _Stack:
+    ids: Tensor  # [batch, nodes]
+    positions: Tensor  # [batch, nodes]
+    attention: Tensor  # [batch, 1, nodes, nodes] additive, or [batch, nodes] of 0 and 1 for single sequences
+    masked: Tensor  # [batch, nodes] bool
+
+
+def _stack(trees: Sequence[Tree], pad_id: int, *, tree_mask: bool, dtype: torch.dtype) -> _Stack:
+    width = max(len(tree.ids) for tree in trees)
+    ids = np.full((len(trees), width), pad_id, dtype=np.int64)
+    positions = np.zeros((len(trees), width), dtype=np.int64)
+    masked = np.zeros((len(trees), width), dtype=bool)
+    sees = np.zeros((len(trees), width, width), dtype=bool)
+    sees[:, np.arange(width), np.arange(width)] = True  # padding sees itself, so that no row of attention is empty
+    for row, tree in enumerate(trees):
+        nodes = len(tree.ids)
+        ids[row, :nodes], positions[row, :nodes], masked[row, :nodes] = tree.ids, tree.depth, tree.masked
+        sees[row, :nodes, :nodes] = tree.sees
+    if tree_mask:
+        attention = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~torch.from_numpy(sees), torch.finfo(dtype).min)[:, None]
+    else:
+        attention = torch.from_numpy(np.arange(width) < np.array([[len(tree.ids)] for tree in trees])).long()
+    return _Stack(torch.from_numpy(ids), torch.from_numpy(positions), attention, torch.from_numpy(masked))
+
+
+def _cut(flat: np.ndarray, wanted: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    return np.split(flat, np.cumsum([len(w[0]) for w in wanted])[:-1])

@@ -1,0 +1,296 @@
+"""The verbs of the library, each from files to files: load, unlearn, evaluate, attack, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge import catalog
+from expunge.artifacts import store
+from expunge.artifacts.manifest import hash_files, hash_of, new_manifest, read_manifest
+from expunge.errors import ConfigError, DataError, ModelError
+from expunge.recipe import Recipe, read_recipe
+from expunge.recipe import recipe as build_recipe
+from expunge.types import Figure, LanguageModel
+
+if TYPE_CHECKING:
+    from expunge.data.dataset import Dataset, Record
+    from expunge.models.language_model import TransformerLM
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+EVALUATIONS = "evaluations"
+
+
+def _silent(what: str, done: int, total: int) -> None: ...
+
+
+def load(name: str | Path, *, dtype: str = "auto", device: str | None = None, device_map: str | None = None, template: str = "auto") -> LanguageModel:
+    """A model folder, a hub id, or a run folder, ready to be measured. Raises ModelError.
+
+    A run that does not hold the whole model (adapter, guard) finds its base where the manifest says, and refuses any other.
+    """
+    from expunge.models.language_model import TransformerLM
+    from expunge.models.load import load_model
+
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map}
+    folder = Path(name)
+    if not (folder / "manifest.json").is_file():
+        model, tokenizer, _ = load_model(name, **options)
+        return TransformerLM(model, tokenizer, template)
+    manifest = read_manifest(folder)
+    if template == "auto":
+        template = manifest["template"]
+    if manifest["kind"] == "weights":
+        model, tokenizer, _ = load_model(folder / "model", **options)
+        return TransformerLM(model, tokenizer, template)
+    base = manifest["base"]
+    if model_hash(base["name"]) != base["sha256"]:
+        raise ModelError(
+            f"{folder}: made for the model {base['name']} with hash {base['sha256'][:12]}, but what is there now is another one.\n"
+            "Put the original model back, or make the run again for the new one."
+        )
+    if manifest["kind"] == "guard":
+        from expunge.guards.guard import Guard
+
+        inner = load(base["name"], template=template, **options)
+        return Guard.load(folder / "guard", inner, _recipe_of(manifest))
+    from peft import PeftModel
+
+    model, tokenizer, _ = load_model(base["name"], **options)
+    adapted = PeftModel.from_pretrained(model, str(folder / "adapter")).eval()
+    return TransformerLM(adapted.get_base_model(), tokenizer, template)
+
+
+def model_hash(name: str | Path) -> str:
+    """What identifies a model: SHA-256 of its files, of a run's artifact, or the commit of a hub id."""
+    from expunge.models.load import check_folder, is_folder_name
+
+    if is_folder_name(name):
+        folder = Path(name)
+        if (folder / "manifest.json").is_file():
+            manifest = read_manifest(folder)
+            return hash_of([manifest["kind"], manifest["base"]["sha256"], hash_files(folder / {"weights": "model"}.get(manifest["kind"], manifest["kind"]))])
+        check_folder(folder)
+        return hash_files(folder)
+    from huggingface_hub import HfApi
+
+    try:
+        return f"hub:{name}@{HfApi().model_info(str(name)).sha}"
+    except Exception as error:
+        raise ModelError(f"'{name}' is no folder here, and the hub does not know it or cannot be reached ({type(error).__name__}).\nCheck the name, or give a folder.") from error
+
+
+def unlearn(
+    model: str | Path,
+    data: Dataset,
+    recipe: Recipe | str,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    refusals: Sequence[str] = (),
+    replay: Sequence[Record] = (),
+    template: str = "auto",
+    device: str | None = None,
+    probe: Callable[[LanguageModel, int], dict[str, Any]] | None = None,
+    selection: Sequence[Record] | None = None,
+    progress: Progress = _silent,
+) -> Path:
+    """Make the artifact that `recipe` describes from `model` and `data`, in the folder `out`, and return that folder.
+
+    `base`: the model to start from where the recipe trains again (`retrain`). `refusals`: other answers for methods that need
+    them. `replay`: rows drawn on beside the retain set when training again. `probe` measures the trajectory. `selection`: the
+    forget rows that settings may be chosen on. The same inputs are never computed twice; a killed run resumes.
+    """
+    if isinstance(recipe, str):
+        recipe = read_recipe(recipe)
+    out = Path(out)
+    start = base if recipe.kind == "training" and recipe.axes["procedure"].start == "base" else model
+    if start is None:
+        raise ConfigError(f"method '{recipe.method}' trains again from the base model. Give it with --base.")
+    _refuse_missing_data(recipe, data)
+    start_hash = model_hash(start)
+    inputs = hash_of([recipe.describe(), start_hash, data.fingerprint(), list(refusals), hash_of([asdict(r) for r in replay]), template])
+    if store.finished(out, inputs):
+        return out
+    with store.workspace(out, inputs) as folder:
+        clock = time.perf_counter()
+        maker = _fit_guard if recipe.kind == "guard" else _train
+        more = maker(start, data, recipe, folder, template=template, device=device, refusals=refusals, replay=replay, probe=probe, selection=selection, progress=progress)
+        manifest = new_manifest(
+            claim=recipe.claim,
+            recipe=recipe.describe(),
+            inputs=inputs,
+            base={"name": str(Path(start).resolve()) if Path(start).exists() else str(start), "sha256": start_hash},
+            data={"sha256": data.fingerprint(), "forget": len(data.forget), "retain": len(data.retain), "holdout": len(data.holdout)},
+            timings={"total": time.perf_counter() - clock, **more.pop("timings", {})},
+            **more,
+        )
+        store.write_json(folder / "manifest.json", manifest)
+    return out
+
+
+def _train(start, data, recipe, folder, *, template, device, refusals, replay, probe, selection, progress) -> dict[str, Any]:
+    import torch
+
+    from expunge.models.language_model import TransformerLM
+    from expunge.models.load import load_model, save_model
+    from expunge.train.feed import Feed, Rows
+    from expunge.train.loop import train
+
+    torch.use_deterministic_algorithms(True, warn_only=device not in (None, "cpu"))
+    model, tokenizer, _ = load_model(start, dtype="float32", device=device)
+    lm = TransformerLM(model, tokenizer, template)
+    encode = lm.encoder.examples
+    forget = [record.example() for record in data.forget if record.shape != "subject"]
+    alternates = []
+    if "alternate" in recipe.needs:
+        from expunge.data.refusals import alternates_of
+
+        alternates = [encode(others) for others in alternates_of(forget, refusals)]
+    rows = Rows(encode(forget), encode([r.example() for r in data.retain]), alternates, encode([r.example() for r in replay]))
+    begin = time.perf_counter()
+    feed = Feed(model, recipe, rows, lm.pad_id)
+    timings = {"reference": time.perf_counter() - begin}
+    adapter = recipe.axes.get("adapter")
+    adapted = adapter.attach(model, recipe.seed) if adapter else None
+    begin = time.perf_counter()
+    measured = (lambda step: probe(lm, step)) if probe else None
+    outcome = train(model, feed, recipe, folder=folder, probe=measured, progress=lambda done, total: progress("training", done, total))
+    timings["training"] = time.perf_counter() - begin
+    if adapted is not None:
+        adapted.save_pretrained(str(folder / "adapter"))
+    else:
+        save_model(model, tokenizer, folder / "model")
+    store.write_lines(folder / "trace.jsonl", outcome.trace)
+    store.remove(folder / "checkpoint")
+    return {
+        "kind": "adapter" if adapted is not None else "weights",
+        "template": lm.encoder.template,
+        "timings": timings,
+        "steps": outcome.steps,
+        "chosen_step": outcome.chosen_step,
+        "level_reached": outcome.level_reached,
+        "reference_cache_mib": round(feed.reference_bytes / 2**20, 3),
+    }
+
+
+def _fit_guard(start, data, recipe, folder, *, template, device, refusals, replay, probe, selection, progress) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from expunge.data.subjects import find_names
+    from expunge.guards.guard import Guard
+
+    lm: TransformerLM = load(start, device=device, template=template)
+    found: tuple[str, ...] = ()
+    if not data.subjects and "subject" in recipe.needs:
+        found = find_names(data.forget, data.retain)
+        data = replace(data, forget=(*data.forget, *(type(data.forget[0])(f"found-{i}", subject=name) for i, name in enumerate(found))))
+    progress("fitting the guard", 0, 1)
+    guard = Guard.fit(lm, data, recipe, selection)
+    guard.save(folder / "guard")
+    progress("fitting the guard", 1, 1)
+    return {"kind": "guard", "template": lm.encoder.template, "names_found_in_text": list(found)}
+
+
+def _refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
+    if recipe.kind == "guard":
+        return
+    if recipe.axes["procedure"].forgets and all(record.shape == "subject" for record in data.forget):
+        raise DataError(
+            f"method '{recipe.method}' trains on what is to be forgotten, and the forget rows only name it ('subject').\n"
+            "Give question-answer pairs or texts, or use a guard:  --method eco --set detector.name=names"
+        )
+    if "retain" in recipe.needs and not data.retain:
+        raise DataError(f"method '{recipe.method}' needs retain rows, and none were given. Add --retain FILE, or drop '{recipe.axes['retain'].__class__.__name__.lower()}'.")
+
+
+def _recipe_of(manifest: dict[str, Any]) -> Recipe:
+    return build_recipe(**manifest["recipe"])
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+def measure(name: str | Path, benchmark: Any, *, judge: str | Path | None = None, device: str | None = None, progress: Progress = _silent) -> list[dict[str, Any]]:
+    """The benchmark's records of a model or run, from the cache when they were measured before."""
+    from expunge.benchmarks._qa import MEASURE
+    from expunge.benchmarks._qa import measure as measure_rows
+
+    settings = {key: value for key, value in benchmark.settings.items() if key not in ("half", "dialect")}
+    key = hash_of([MEASURE, model_hash(name), settings, model_hash(judge) if judge else None])
+    cached = store.cache_folder() / "records" / f"{key}.json"
+    if cached.is_file():
+        return store.read_json(cached)
+    lm = load(name, device=device, template=benchmark.template)
+    fluent = load(judge, device=device, template=benchmark.template) if judge else None
+    records = measure_rows(lm, benchmark.tasks(), max_new_tokens=benchmark.max_new_tokens, judge=fluent, judged=("forget",), progress=lambda what: progress(what, 0, 1))
+    store.write_json(cached, records)
+    return records
+
+
+def evaluate(run: str | Path, benchmark: Any, *, gold: str | Path | None = None, device: str | None = None, progress: Progress = _silent) -> dict[str, Any]:
+    """Figures and records of a model or run on a benchmark, against a gold model where there is one.
+
+    For a run folder the result is also written to its `evaluations`. Raises DataError or ModelError.
+    """
+    clock = time.perf_counter()
+    records = measure(run, benchmark, judge=gold or None, device=device, progress=progress)
+    gold_records = measure(gold, benchmark, judge=gold, device=device, progress=progress) if gold else None
+    figures = benchmark.figures(records, gold_records)
+    result = {
+        "schema": 1,
+        **benchmark.settings,
+        "subject": {"name": str(run), "sha256": model_hash(run)},
+        "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
+        "roles": benchmark.roles._asdict(),
+        "figures": {name: asdict(figure) for name, figure in figures.items()},
+        "seconds": round(time.perf_counter() - clock, 2),
+        "rows": records,
+    }
+    _keep(run, f"{benchmark.name}.json", result)
+    return result
+
+
+def attack(run: str | Path, benchmark: Any, name: str = "prefill", *, gold: str | Path | None = None, device: str | None = None) -> dict[str, Any]:
+    """Share of the forget facts that an attack brings back, from the run and from the gold model, with intervals."""
+    method = catalog.load("attack", name)()
+    probes = benchmark.forget_probes()
+    found = {}
+    for who, subject in (("run", run), ("gold", gold)):
+        if subject is not None:
+            found[who] = method.run(load(subject, device=device, template=benchmark.template), probes)
+    result = {
+        "schema": 1,
+        "attack": name,
+        "version": method.version,
+        "tier": method.tier,
+        **benchmark.settings,
+        "subject": {"name": str(run), "sha256": model_hash(run)},
+        "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
+        "figures": {f"{name}/{who}": asdict(_share(records)) for who, records in found.items()},
+        "rows": found["run"],
+    }
+    _keep(run, f"attack-{name}.json", result)
+    return result
+
+
+def _share(records: Sequence[dict[str, Any]]) -> Figure:
+    from expunge.metrics.intervals import wilson
+
+    hits = sum(record["recovered"] for record in records)
+    return Figure(hits / len(records), len(records), *wilson(hits, len(records))) if records else Figure(None, why="no row could be prefilled")
+
+
+def _keep(run: str | Path, name: str, result: dict[str, Any]) -> None:
+    folder = Path(run)
+    if (folder / "manifest.json").is_file():
+        store.write_json(folder / EVALUATIONS / name, result)
+
+
+def report(run: str | Path) -> Path:
+    """Write `report.html` in a run folder: one self-contained page. Returns its path."""
+    from expunge.report.page import write_report
+
+    return write_report(Path(run))

@@ -1,0 +1,204 @@
+"""The training loop: one optimiser step is one gradient of the whole step, however it is cut into micro-batches.
+
+Order of operations: accumulate the forget and the retain gradient over the step, combine them by the gradient rule, clip,
+step. Denominators are the step's, the reference is cached before the first step, and every choice of rows is made before the
+run starts, so a killed run resumes bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from expunge.data.batching import Step
+from expunge.errors import TrainingError
+from expunge.recipe import Recipe, TrainSettings
+from expunge.train import checkpoint
+from expunge.train.feed import Feed
+from expunge.types import Streams
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Probe = Callable[[int], dict[str, Any]]
+"""Measures the model as it stands after a number of steps. An entry `level_reached` lets `select: level` choose that step."""
+
+
+@dataclass
+class Outcome:
+    """What a run leaves beside the weights, which are in the model."""
+
+    steps: int
+    chosen_step: int
+    """The step whose weights the model now has."""
+    level_reached: bool | None
+    """Whether `select: level` found its step; None for `select: last`."""
+    trace: list[dict[str, Any]]
+    """One entry a step: losses, gradient norm, learning rate; probe results where there are any."""
+
+
+def train(model: PreTrainedModel, feed: Feed, recipe: Recipe, *, folder: Path | None = None, probe: Probe | None = None, progress: Callable[[int, int], None] | None = None) -> Outcome:
+    """Run the recipe's loop on the parameters of `model` that require a gradient, which must be float32.
+
+    `folder` keeps the checkpoint that a killed run resumes from. Raises TrainingError when the loss is not finite or has
+    exploded; the last checkpoint then stays in `folder`.
+    """
+    return _Run(model, feed, recipe, folder, probe).finish(progress or (lambda done, total: None))
+
+
+class _Run:
+    def __init__(self, model: PreTrainedModel, feed: Feed, recipe: Recipe, folder: Path | None, probe: Probe | None):
+        self.model, self.feed, self.recipe, self.probe = model, feed, recipe, probe
+        self.settings: TrainSettings = recipe.train
+        self.checkpoint = folder / "checkpoint" if folder else None
+        self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.weights.values())
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=self.settings.learning_rate, betas=self.settings.betas, weight_decay=self.settings.weight_decay, fused=True
+        )
+        self.memory: dict[str, Tensor] = {}
+        self.chosen: dict[str, Tensor] = {}
+        self.chosen_step = 0
+        self.done = 0
+        self.trace: list[dict[str, Any]] = []
+        if self.checkpoint and (state := checkpoint.load(self.checkpoint)):
+            self._restore(state)
+
+    def finish(self, progress: Callable[[int, int], None]) -> Outcome:
+        total = len(self.feed.steps)
+        self.model.train()
+        with torch.random.fork_rng():
+            if not self.done and self.probe:
+                self.trace.append({"step": 0, **self._probe(0)})
+            for step in self.feed.steps[self.done :]:
+                torch.manual_seed(self.feed.seed.child("dropout", self.done).number % 2**63)
+                entry = self._step(step)
+                self.done += 1
+                last = self.done == total
+                if self.probe and self.settings.probe_every and (self.done % self.settings.probe_every == 0 or last):
+                    entry |= self._probe(self.done)
+                self.trace.append(entry)
+                if self.checkpoint and (self.done % self.settings.checkpoint_every == 0) and not last:
+                    self._save()
+                progress(self.done, total)
+        self.model.eval()
+        reached = bool(self.chosen) if self.settings.select == "level" else None
+        if self.chosen:
+            self._put(self.chosen)
+        return Outcome(self.done, self.chosen_step if self.chosen else self.done, reached, self.trace)
+
+    def _step(self, step: Step) -> dict[str, Any]:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * rate(self.done, len(self.feed.steps), self.settings)
+        self.optimiser.zero_grad(set_to_none=True)
+        entry: dict[str, Any] = {"step": self.done + 1, "learning_rate": self.optimiser.param_groups[0]["lr"]}
+        rule, axes, weight = self.recipe.axes["gradient"], self.recipe.axes, self.recipe.retain_weight
+        forget, retain = self.feed.forget_streams, ["retain"] if "retain" in axes else []
+        if rule.separate:
+            entry["forget_loss"] = self._backward(step, forget, self._forget_loss, self.recipe.forget_weight)
+            pull = self._take_gradients()
+            entry["retain_loss"] = self._backward(step, retain, lambda views: axes["retain"](views.retain), 1.0)
+            hold = self._take_gradients()
+            entry |= rule.combine(pull, hold, self.memory)
+            for parameter, g, r in zip(self.parameters, pull, hold, strict=True):
+                parameter.grad = g.add_(r, alpha=weight)
+        else:
+            self._losses(step, forget, retain, entry)
+        entry["gradient_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf))
+        self._refuse_explosion(entry)
+        self.optimiser.step()
+        return entry
+
+    def _losses(self, step: Step, forget: Sequence[str], retain: Sequence[str], entry: dict[str, Any]) -> None:
+        """Both gradients in one forward and one backward per micro-batch."""
+        entry |= ({"forget_loss": 0.0} if forget else {}) | ({"retain_loss": 0.0} if retain else {})
+        for part in self.feed.parts(step):
+            views = self.feed.views(step, part, [*forget, *retain])
+            loss = torch.zeros((), device=self.model.device)
+            if forget:
+                forget_loss = self._forget_loss(views)
+                entry["forget_loss"] += float(forget_loss.detach())
+                loss = loss + self.recipe.forget_weight * forget_loss
+            if retain:
+                retain_loss = self.recipe.axes["retain"](views.retain)
+                entry["retain_loss"] += float(retain_loss.detach())
+                loss = loss + self.recipe.retain_weight * retain_loss
+            loss.backward()
+
+    def _backward(self, step: Step, streams: Sequence[str], loss_of: Callable[[Streams], Tensor], weight: float) -> float:
+        """Add the gradient of `weight` times a loss over the whole step; returns the loss itself."""
+        total = 0.0
+        for part in self.feed.parts(step):
+            loss = loss_of(self.feed.views(step, part, streams))
+            total += float(loss.detach())
+            (weight * loss).backward()
+        return total
+
+    def _forget_loss(self, views: Streams) -> Tensor:
+        weighting = self.recipe.axes.get("weighting")
+        view = views.forget if views.forget is not None else views.alternate
+        weight = weighting(view) if weighting else torch.ones_like(view.logp)
+        return self.recipe.axes["objective"](views, weight)
+
+    def _take_gradients(self) -> list[Tensor]:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        self.optimiser.zero_grad(set_to_none=True)
+        return gradients
+
+    def _probe(self, step: int) -> dict[str, Any]:
+        self.model.eval()
+        found = self.probe(step)
+        self.model.train()
+        if step and self.settings.select == "level" and not self.chosen and found.get("level_reached"):
+            self.chosen = {name: p.detach().clone() for name, p in self.weights.items()}
+            self.chosen_step = step
+        return found
+
+    def _refuse_explosion(self, entry: dict[str, Any]) -> None:
+        values = {name: entry[name] for name in ("forget_loss", "retain_loss", "gradient_norm") if name in entry}
+        bad = {name: value for name, value in values.items() if not math.isfinite(value) or (name != "gradient_norm" and abs(value) > self.settings.max_loss)}
+        if bad:
+            name, value = next(iter(bad.items()))
+            kept = f"The checkpoint of step {self.done // self.settings.checkpoint_every * self.settings.checkpoint_every} is kept in {self.checkpoint}." if self.checkpoint and self.checkpoint.exists() else "No checkpoint had been due yet."
+            raise TrainingError(
+                f"step {self.done + 1}: {name.replace('_', ' ')} is {value:.4g}, so training stopped before changing the weights with it.\n"
+                f"{kept}\nLower the learning rate (now {self.settings.learning_rate:g}), for example  --set train.learning_rate={self.settings.learning_rate / 10:g}"
+            )
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------------
+    def _save(self) -> None:
+        tensors = {"weights": dict(self.weights), "optimiser": checkpoint.optimiser_tensors(self.optimiser)}
+        tensors |= {name: group for name, group in (("memory", self.memory), ("chosen", self.chosen)) if group}
+        checkpoint.save(self.checkpoint, checkpoint.State(self.done, tensors, {"trace": self.trace, "chosen_step": self.chosen_step}))
+
+    def _restore(self, state: checkpoint.State) -> None:
+        self.done = state.step
+        self._put(state.tensors["weights"])
+        checkpoint.restore_optimiser(self.optimiser, state.tensors["optimiser"])
+        self.memory = {name: tensor.to(self.model.device) for name, tensor in state.tensors.get("memory", {}).items()}
+        self.chosen = state.tensors.get("chosen", {})
+        self.chosen_step = state.facts["chosen_step"]
+        self.trace = state.facts["trace"]
+
+    def _put(self, values: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.weights.items():
+                parameter.copy_(values[name])
+
+
+def rate(step: int, total: int, settings: TrainSettings) -> float:
+    """The learning rate of a step (counted from 0) as a share of its peak."""
+    warm = settings.warmup * total
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if settings.schedule == "constant":
+        return 1.0
+    through = (step - warm) / max(1.0, total - warm)
+    fall = (1 + math.cos(math.pi * through)) / 2 if settings.schedule == "cosine" else 1 - through
+    return settings.final_rate + (1 - settings.final_rate) * fall

@@ -1,0 +1,255 @@
+"""The records and Protocols that cross rooms. Nothing here imports torch at run time.
+
+Shapes are words, always the same: batch, tokens, answer (answer tokens of a batch, flat), hidden, vocab, layers, heads.
+Log-probabilities are natural logarithms (nats) in float32; probabilities lie in [0, 1].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Claim = Literal["suppression", "approximate", "exact"]
+CLAIMS: dict[str, str] = {
+    "suppression": "The weights still hold the knowledge; a guard in front of them holds it back. Nothing is erased.",
+    "approximate": "The weights were changed so that they answer as if the data had not been seen. No proof comes with it.",
+    "exact": "The model was trained again without the data.",
+}
+
+
+# --- what is asked and answered -------------------------------------------------------------------------------------
+class Message(NamedTuple):
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a user sends: the turns so far, and optionally the start of the answer (`prefill`) put in the model's mouth."""
+
+    messages: tuple[Message, ...]
+    prefill: str = ""
+
+    @classmethod
+    def ask(cls, question: str, prefill: str = "") -> Prompt:
+        return cls((Message("user", question),), prefill)
+
+    @property
+    def text(self) -> str:
+        """All that a detector reads: every turn, and the prefilled start of the answer."""
+        return "\n".join([m.content for m in self.messages] + ([self.prefill] if self.prefill else []))
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An answer to a prompt; without a prompt, a raw text in which every token counts."""
+
+    prompt: Prompt | None
+    answer: str
+    id: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.prompt.text if self.prompt else self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely one given answer is, token by token, under the distribution that a user really faces."""
+
+    token_logprobs: np.ndarray  # [answer] float32, nats, end token included
+    hits: np.ndarray  # [answer] bool: the most likely token is the given one
+    floored: bool = False
+    """True where a guard leaves the answer no probability at all; metrics that need likelihoods are then not applicable."""
+
+    @property
+    def tokens(self) -> int:
+        return len(self.token_logprobs)
+
+    @property
+    def logprob(self) -> float:
+        """Sum over the answer's tokens, nats."""
+        return float(self.token_logprobs.sum(dtype="float64"))
+
+    @property
+    def mean_logprob(self) -> float:
+        return self.logprob / self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    max_new_tokens: int = 64
+    sample: bool = False
+    """False: greedy (or beam search, with `beams` > 1)."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    beams: int = 1
+    copies: int = 1
+    """Answers per prompt."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    text: str
+    tokens: int
+    """Tokens written, the end token included."""
+    finished: bool
+    """True when the model ended the answer itself."""
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Everything that can be measured: plain weights, adapted weights, a guard in front of either, a remote endpoint.
+
+    `score` and `generate` obey one distribution: what is scored is what would be answered.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Of "logits", "hidden", "gradients", "weights": what a metric or an attack may use."""
+        ...
+
+    def score(self, examples: Sequence[Example]) -> list[Score]:
+        """One Score an example, in the order given."""
+        ...
+
+    def generate(self, prompts: Sequence[Prompt], params: GenerationParams) -> list[list[Generation]]:
+        """`params.copies` answers a prompt, in the order given."""
+        ...
+
+
+# --- what is evaluated ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One evaluation row in TOFU's layout."""
+
+    id: str
+    question: str
+    answer: str
+    paraphrased_question: str = ""
+    paraphrased_answer: str = ""
+    """Empty where the right answer itself stands in for it (TOFU's real authors and world facts)."""
+    perturbed_answer: tuple[str, ...] = ()
+    """Wrong answers in the wording of the paraphrased answer."""
+    subject: str = ""
+    """Whom or what the row is about; rows of one subject are one cluster in intervals."""
+    value: str = ""
+    """The words of the answer that carry the fact; empty where unknown."""
+
+    @property
+    def right_answer(self) -> str:
+        """What the truth ratio takes as the right answer."""
+        return self.paraphrased_answer or self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number with its sample size and 95 % interval, or the reason why there is none."""
+
+    value: float | None
+    n: int = 0
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+    """Why `value` is absent: a capability, a gold model or a likelihood is missing. Never stands in for a number."""
+
+
+# --- what a loss sees ---------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class TokenView:
+    """The answer tokens of one stream (forget, alternate or retain) in one micro-batch, flat.
+
+    A loss returns its share of the whole optimiser step: `token_mean` and `sequence_mean` divide by the step's totals,
+    so that shares add up to the same loss however the step is cut into micro-batches.
+    """
+
+    logp: Tensor  # [answer] log p of the given token, nats
+    row: Tensor  # [answer] the sequence each token belongs to
+    length: Tensor  # [batch] answer tokens per sequence
+    step_rows: int
+    """Sequences of this stream in the whole optimiser step."""
+    step_tokens: int
+    """Answer tokens of this stream in the whole optimiser step."""
+    logits: Tensor | None = None  # [answer, vocab]
+    ref_logp: Tensor | None = None  # [batch] sum of log p under the reference
+    ref_token_logp: Tensor | None = None  # [answer]
+    ref_logits: Tensor | None = None  # [answer, vocab]
+
+    def sequence_sum(self, x: Tensor) -> Tensor:
+        """[answer] to [batch]."""
+        return x.new_zeros(len(self.length)).index_add(0, self.row, x)
+
+    def token_mean(self, x: Tensor) -> Tensor:
+        """Share of the mean over all answer tokens of the step."""
+        return x.sum() / self.step_tokens
+
+    def sequence_mean(self, x: Tensor) -> Tensor:
+        """Share of the mean over all sequences of the step; `x` is [batch]."""
+        return x.sum() / self.step_rows
+
+
+@dataclass(slots=True)
+class Streams:
+    forget: TokenView | None = None
+    alternate: TokenView | None = None
+    """Other answers to the forget prompts, row by row with `forget`."""
+    retain: TokenView | None = None
+
+
+class Objective(Protocol):
+    """The forget side of a training method. `needs`: "forget", "alternate", "logits", "ref_logp", "ref_tokens", "ref_logits"."""
+
+    needs: frozenset[str]
+
+    def __call__(self, streams: Streams, weight: Tensor) -> Tensor:
+        """This micro-batch's share of the step's loss, to be minimised; `weight` is [answer] for the forget stream."""
+        ...
+
+
+class Weighting(Protocol):
+    """Which forget tokens count: a detached, non-negative weight per token."""
+
+    needs: frozenset[str]
+
+    def __call__(self, view: TokenView) -> Tensor: ...
+
+
+class RetainTerm(Protocol):
+    needs: frozenset[str]
+
+    def __call__(self, view: TokenView) -> Tensor: ...
+
+
+class GradientRule(Protocol):
+    """How the two pulls combine. `separate`: the rule needs both gradients of the whole step, not their sum."""
+
+    separate: bool
+
+    def combine(self, unlearn: list[Tensor], retain: list[Tensor], memory: dict[str, Tensor]) -> dict[str, float]:
+        """Rewrite `unlearn` in place; `memory` lives as long as the run and is checkpointed. Returns what to log."""
+        ...
+
+
+# --- randomness -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A named tree of seeds: `Seed(0).child("order", 3).number` never shifts when another stream is added."""
+
+    root: int
+    path: tuple[str, ...] = ()
+
+    def child(self, *names: object) -> Seed:
+        return Seed(self.root, self.path + tuple(str(n) for n in names))
+
+    @property
+    def number(self) -> int:
+        """A 63-bit integer."""
+        text = "/".join([str(self.root), *self.path])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
