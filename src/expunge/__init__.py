@@ -13,7 +13,7 @@ _HOMES = {
     "report": "expunge.run",
     "unlearn": "expunge.run",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = ["Dataset", "__version__", "attack", "evaluate", "load", "recipe", "report", "unlearn"]
 
 if TYPE_CHECKING:
     from expunge.data.dataset import Dataset

@@ -6,6 +6,7 @@ Listing reads the files' text and imports none of them. A dotted path (`my_packa
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -45,7 +46,11 @@ class Entry(NamedTuple):
 @cache
 def entries(axis: str) -> dict[str, Entry]:
     """All values of an axis by name, read without importing them."""
-    return {path.stem: _read(axis, path) for path in sorted((_ROOT / AXES[axis]).glob("*.py")) if not path.stem.startswith("_")}
+    return {
+        path.stem: _read(axis, path)
+        for path in sorted((_ROOT / AXES[axis]).glob("*.py"))
+        if not path.stem.startswith("_")
+    }
 
 
 def all_entries(*axes: str) -> Iterator[Entry]:
@@ -53,7 +58,7 @@ def all_entries(*axes: str) -> Iterator[Entry]:
         yield from entries(axis).values()
 
 
-def load(axis: str, name: str) -> type:
+def load(axis: str, name: str) -> Any:
     """The class behind a name. Raises ConfigError with the nearest name when there is none."""
     if ":" in name:
         return _load_dotted(axis, name)
@@ -66,7 +71,7 @@ def load(axis: str, name: str) -> type:
     return getattr(module, _class_name(name, vars(module)))
 
 
-def _load_dotted(axis: str, path: str) -> type:
+def _load_dotted(axis: str, path: str) -> Any:
     module_name, _, class_name = path.partition(":")
     try:
         return getattr(import_module(module_name), class_name)
@@ -93,8 +98,6 @@ def _read(axis: str, path: Path) -> Entry:
             value = node.value
             if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "frozenset":
                 value = value.args[0] if value.args else ast.Tuple([], ast.Load())
-            try:
+            with suppress(ValueError):
                 declared[getattr(target, "id", "")] = ast.literal_eval(value)
-            except ValueError:
-                pass
     return Entry(axis, path.stem, summary, paper.group(1) if paper else "", doc, declared)

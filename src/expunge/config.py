@@ -25,7 +25,10 @@ class Settings(BaseModel):
     @classmethod
     def _explain(cls, error: ValidationError, where: str) -> str:
         lines = []
-        takes = ", ".join(f"{name} ({field.default})" if not field.is_required() else name for name, field in cls.model_fields.items())
+        takes = ", ".join(
+            f"{name} ({field.default})" if not field.is_required() else name
+            for name, field in cls.model_fields.items()
+        )
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
             if problem["type"] == "extra_forbidden":
@@ -33,7 +36,9 @@ class Settings(BaseModel):
             elif problem["type"] == "missing":
                 lines.append(f"{where}: '{name}' is missing.")
             else:
-                lines.append(f"{where}: '{name}' is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}.")
+                lines.append(
+                    f"{where}: '{name}' is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
+                )
         return "\n".join([*lines, f"It takes: {takes or 'nothing'}."])
 
 

@@ -31,14 +31,7 @@ class StorageError(UserError):
     """A folder that cannot be written, or is taken."""
 
 
-class MissingExtra(UserError):
-    """An optional dependency that is not installed."""
-
-    def __init__(self, feature: str, extra: str):
-        super().__init__(f"{feature} needs the '{extra}' extra:  pip install 'expunge[{extra}]'")
-
-
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """" Did you mean 'x'?" for the option nearest to `word`, or "" when none is near."""
+    """Returns " Did you mean 'x'?" for the option nearest to `word`, or "" when none is near."""
     near = get_close_matches(word, list(options), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -56,8 +56,9 @@ class TrainSettings(Settings):
     probe_every: int | None = Field(None, ge=1)
     """Steps between points of the trajectory, where there is something to measure it with."""
     select: Literal["last", "level"] = "last"
-    """Which step becomes the artifact: the last, or the first probed one at which the right answers of the selection half
-    are no likelier than wrong ones (no retrained model is looked at; the last one if that never happens)."""
+    """Which step becomes the artifact. last: the last. level: of the probed steps at which right answers of the selection half
+    are as likely as wrong ones, the one with the highest utility; the last one if there is none. No retrained model is
+    looked at."""
     max_loss: float = Field(1e4, gt=0)
     """A loss beyond this, nats, counts as exploded."""
 
@@ -96,7 +97,10 @@ class Recipe(Settings):
 
     def describe(self) -> dict[str, Any]:
         """Plain values for the manifest; `build(**describe())` gives the recipe back."""
-        settings = {axis: {"name": catalog_name(value), **value.model_dump(mode="json")} for axis, value in self.axes.items()}
+        settings = {
+            axis: {"name": catalog_name(value), **value.model_dump(mode="json")}
+            for axis, value in self.axes.items()
+        }
         rest = self.model_dump(mode="json", exclude={"axes", "train"} if self.kind == "guard" else {"axes"})
         return {**rest, **settings}
 
@@ -117,7 +121,9 @@ def recipe(method: str, **settings: Any) -> Recipe:
     for name in _split(method):
         axis = _axis_of(name)
         if axis in parts:
-            raise ConfigError(f"method '{method}': '{parts[axis]['name']}' and '{name}' are both values of the axis '{axis}'. Take one of them.")
+            raise ConfigError(
+                f"method '{method}': '{parts[axis]['name']}' and '{name}' are both values of the axis '{axis}'. Take one of them."
+            )
         parts[axis] = {"name": name}
     rest = {}
     for key, value in settings.items():
@@ -132,15 +138,18 @@ def recipe(method: str, **settings: Any) -> Recipe:
             numbers = dict(parts[axis])
             name = numbers.pop("name", None)
             if name is None:
-                raise ConfigError(f"method '{method}' has no {axis}, but settings for it were given: {numbers}. Name one, as in {axis}.name=...")
+                raise ConfigError(
+                    f"method '{method}' has no {axis}, but settings for it were given: {numbers}. Name one, as in {axis}.name=..."
+                )
             axes[axis] = catalog.load(axis, name).parse(numbers, f"{axis} {name}")
     train = rest.pop("train", {})
     if isinstance(train, Mapping):
         train = TrainSettings.parse(train, "train")
-    method = "+".join(catalog_name(axes[axis]) for axis in axes if not _implied(axis, axes))
     if "gradient" in axes and axes["gradient"].separate and "retain" not in axes:
         axes["retain"] = catalog.load("retain", "nll")()  # the rule needs a retain gradient; weight 0 adds none of it
         rest["retain_weight"] = 0.0
+    named = [axis for axis in axes if not _implied(axis, axes, rest.get("retain_weight", 1.0))]
+    method = "+".join(catalog_name(axes[axis]) for axis in named)
     return Recipe.parse({**rest, "method": method, "axes": axes, "train": train}, "recipe")
 
 
@@ -171,9 +180,13 @@ def _axis_of(name: str) -> str:
         if name in catalog.entries(axis):
             return axis
     if ":" in name:
-        raise ConfigError(f"method '{name}': a dotted path does not say its axis. Give it by name: --set objective.name={name}")
+        raise ConfigError(
+            f"method '{name}': a dotted path does not say its axis. Give it by name: --set objective.name={name}"
+        )
     known = [entry.name for entry in catalog.all_entries(*axes)] + list(ALIASES) + preset_names()
-    raise ConfigError(f"unknown method '{name}'.{did_you_mean(name, known)} See `expunge methods` for all of them.")
+    raise ConfigError(
+        f"unknown method '{name}'.{did_you_mean(name, known)} See `expunge methods` for all of them."
+    )
 
 
 def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
@@ -185,19 +198,25 @@ def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
                 f"method '{method}': '{parts['action']['name']}' is a guard and leaves the weights alone, '{parts[training[0]]['name']}' trains them.\n"
                 "Make two artifacts: train first, then fit the guard on the trained one."
             )
-        parts.setdefault("detector", {"name": "ngram"})
+        parts.setdefault("detector", {}).setdefault("name", "ngram")
         return
     if "detector" in parts:
-        raise ConfigError(f"method '{method}': a detector alone does nothing. Add an action: {', '.join(catalog.entries('action'))}.")
-    parts.setdefault("procedure", {"name": "plain"})
-    parts.setdefault("gradient", {"name": "sum"})
+        raise ConfigError(
+            f"method '{method}': a detector alone does nothing. Add an action: {', '.join(catalog.entries('action'))}."
+        )
+    parts.setdefault("procedure", {}).setdefault("name", "plain")
+    parts.setdefault("gradient", {}).setdefault("name", "sum")
     forgets = catalog.load("procedure", parts["procedure"]["name"]).forgets
     if forgets and "objective" not in parts:
-        raise ConfigError(f"method '{method}' has no forget objective. Add one: {', '.join(catalog.entries('objective'))}.")
+        raise ConfigError(
+            f"method '{method}' has no forget objective. Add one: {', '.join(catalog.entries('objective'))}."
+        )
     if not forgets:
         extra = [axis for axis in ("objective", "weighting") if axis in parts]
         if extra:
-            raise ConfigError(f"method '{method}': '{parts['procedure']['name']}' never sees the forget set, so it takes no {extra[0]}.")
+            raise ConfigError(
+                f"method '{method}': '{parts['procedure']['name']}' never sees the forget set, so it takes no {extra[0]}."
+            )
         parts.setdefault("retain", {"name": "nll"})
     if "weighting" in parts and not catalog.load("objective", parts["objective"]["name"]).weighted:
         raise ConfigError(
@@ -206,7 +225,8 @@ def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def _implied(axis: str, axes: Mapping[str, Any]) -> bool:
+def _implied(axis: str, axes: Mapping[str, Any], retain_weight: float) -> bool:
     """Axis values that the canonical name leaves out."""
-    name = catalog_name(axes[axis])
-    return (axis, name) in {("gradient", "sum"), ("procedure", "plain")} or axis == "detector" or (axis == "retain" and not axes["procedure"].forgets)
+    if axis == "retain":
+        return not axes["procedure"].forgets or retain_weight == 0
+    return axis == "detector" or (axis, catalog_name(axes[axis])) in {("gradient", "sum"), ("procedure", "plain")}

@@ -18,7 +18,6 @@ from expunge.types import Figure, LanguageModel
 
 if TYPE_CHECKING:
     from expunge.data.dataset import Dataset, Record
-    from expunge.models.language_model import TransformerLM
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -28,7 +27,14 @@ EVALUATIONS = "evaluations"
 def _silent(what: str, done: int, total: int) -> None: ...
 
 
-def load(name: str | Path, *, dtype: str = "auto", device: str | None = None, device_map: str | None = None, template: str = "auto") -> LanguageModel:
+def load(
+    name: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    device_map: str | None = None,
+    template: str = "auto",
+) -> LanguageModel:
     """A model folder, a hub id, or a run folder, ready to be measured. Raises ModelError.
 
     A run that does not hold the whole model (adapter, guard) finds its base where the manifest says, and refuses any other.
@@ -56,12 +62,12 @@ def load(name: str | Path, *, dtype: str = "auto", device: str | None = None, de
     if manifest["kind"] == "guard":
         from expunge.guards.guard import Guard
 
-        inner = load(base["name"], template=template, **options)
+        inner: Any = load(base["name"], template=template, **options)
         return Guard.load(folder / "guard", inner, _recipe_of(manifest))
     from peft import PeftModel
 
     model, tokenizer, _ = load_model(base["name"], **options)
-    adapted = PeftModel.from_pretrained(model, str(folder / "adapter")).eval()
+    adapted: Any = PeftModel.from_pretrained(model, str(folder / "adapter")).eval()
     return TransformerLM(adapted.get_base_model(), tokenizer, template)
 
 
@@ -73,7 +79,13 @@ def model_hash(name: str | Path) -> str:
         folder = Path(name)
         if (folder / "manifest.json").is_file():
             manifest = read_manifest(folder)
-            return hash_of([manifest["kind"], manifest["base"]["sha256"], hash_files(folder / {"weights": "model"}.get(manifest["kind"], manifest["kind"]))])
+            return hash_of(
+                [
+                    manifest["kind"],
+                    manifest["base"]["sha256"],
+                    hash_files(folder / {"weights": "model"}.get(manifest["kind"], manifest["kind"])),
+                ]
+            )
         check_folder(folder)
         return hash_files(folder)
     from huggingface_hub import HfApi
@@ -81,7 +93,9 @@ def model_hash(name: str | Path) -> str:
     try:
         return f"hub:{name}@{HfApi().model_info(str(name)).sha}"
     except Exception as error:
-        raise ModelError(f"'{name}' is no folder here, and the hub does not know it or cannot be reached ({type(error).__name__}).\nCheck the name, or give a folder.") from error
+        raise ModelError(
+            f"'{name}' is no folder here, and the hub does not know it or cannot be reached ({type(error).__name__}).\nCheck the name, or give a folder."
+        ) from error
 
 
 def unlearn(
@@ -113,19 +127,48 @@ def unlearn(
         raise ConfigError(f"method '{recipe.method}' trains again from the base model. Give it with --base.")
     _refuse_missing_data(recipe, data)
     start_hash = model_hash(start)
-    inputs = hash_of([recipe.describe(), start_hash, data.fingerprint(), list(refusals), hash_of([asdict(r) for r in replay]), template])
+    inputs = hash_of(
+        [
+            recipe.describe(),
+            start_hash,
+            data.fingerprint(),
+            list(refusals),
+            hash_of([asdict(r) for r in replay]),
+            template,
+        ]
+    )
     if store.finished(out, inputs):
         return out
     with store.workspace(out, inputs) as folder:
         clock = time.perf_counter()
         maker = _fit_guard if recipe.kind == "guard" else _train
-        more = maker(start, data, recipe, folder, template=template, device=device, refusals=refusals, replay=replay, probe=probe, selection=selection, progress=progress)
+        more = maker(
+            start,
+            data,
+            recipe,
+            folder,
+            template=template,
+            device=device,
+            refusals=refusals,
+            replay=replay,
+            probe=probe,
+            selection=selection,
+            progress=progress,
+        )
         manifest = new_manifest(
             claim=recipe.claim,
             recipe=recipe.describe(),
             inputs=inputs,
-            base={"name": str(Path(start).resolve()) if Path(start).exists() else str(start), "sha256": start_hash},
-            data={"sha256": data.fingerprint(), "forget": len(data.forget), "retain": len(data.retain), "holdout": len(data.holdout)},
+            base={
+                "name": str(Path(start).resolve()) if Path(start).exists() else str(start),
+                "sha256": start_hash,
+            },
+            data={
+                "sha256": data.fingerprint(),
+                "forget": len(data.forget),
+                "retain": len(data.retain),
+                "holdout": len(data.holdout),
+            },
             timings={"total": time.perf_counter() - clock, **more.pop("timings", {})},
             **more,
         )
@@ -133,7 +176,9 @@ def unlearn(
     return out
 
 
-def _train(start, data, recipe, folder, *, template, device, refusals, replay, probe, selection, progress) -> dict[str, Any]:
+def _train(
+    start, data, recipe, folder, *, template, device, refusals, replay, probe, selection, progress
+) -> dict[str, Any]:
     import torch
 
     from expunge.models.language_model import TransformerLM
@@ -151,7 +196,12 @@ def _train(start, data, recipe, folder, *, template, device, refusals, replay, p
         from expunge.data.refusals import alternates_of
 
         alternates = [encode(others) for others in alternates_of(forget, refusals)]
-    rows = Rows(encode(forget), encode([r.example() for r in data.retain]), alternates, encode([r.example() for r in replay]))
+    rows = Rows(
+        encode(forget),
+        encode([r.example() for r in data.retain]),
+        alternates,
+        encode([r.example() for r in replay]),
+    )
     begin = time.perf_counter()
     feed = Feed(model, recipe, rows, lm.pad_id)
     timings = {"reference": time.perf_counter() - begin}
@@ -159,7 +209,14 @@ def _train(start, data, recipe, folder, *, template, device, refusals, replay, p
     adapted = adapter.attach(model, recipe.seed) if adapter else None
     begin = time.perf_counter()
     measured = (lambda step: probe(lm, step)) if probe else None
-    outcome = train(model, feed, recipe, folder=folder, probe=measured, progress=lambda done, total: progress("training", done, total))
+    outcome = train(
+        model,
+        feed,
+        recipe,
+        folder=folder,
+        probe=measured,
+        progress=lambda done, total: progress("training", done, total),
+    )
     timings["training"] = time.perf_counter() - begin
     if adapted is not None:
         adapted.save_pretrained(str(folder / "adapter"))
@@ -178,22 +235,41 @@ def _train(start, data, recipe, folder, *, template, device, refusals, replay, p
     }
 
 
-def _fit_guard(start, data, recipe, folder, *, template, device, refusals, replay, probe, selection, progress) -> dict[str, Any]:
+def _fit_guard(
+    start, data, recipe, folder, *, template, device, refusals, replay, probe, selection, progress
+) -> dict[str, Any]:
     from dataclasses import replace
 
     from expunge.data.subjects import find_names
     from expunge.guards.guard import Guard
 
-    lm: TransformerLM = load(start, device=device, template=template)
+    lm: Any = load(start, device=device, template=template)
     found: tuple[str, ...] = ()
     if not data.subjects and "subject" in recipe.needs:
         found = find_names(data.forget, data.retain)
-        data = replace(data, forget=(*data.forget, *(type(data.forget[0])(f"found-{i}", subject=name) for i, name in enumerate(found))))
+        data = replace(
+            data,
+            forget=(
+                *data.forget,
+                *(type(data.forget[0])(f"found-{i}", subject=name) for i, name in enumerate(found)),
+            ),
+        )
     progress("fitting the guard", 0, 1)
     guard = Guard.fit(lm, data, recipe, selection)
     guard.save(folder / "guard")
     progress("fitting the guard", 1, 1)
-    return {"kind": "guard", "template": lm.encoder.template, "names_found_in_text": list(found)}
+    detected, acts = guard.detector.state(), guard.action.state()
+    shown = {
+        "calibration": detected.get("calibration"),
+        "strength": acts.get("strength"),
+        "curve": acts.get("curve"),
+    }
+    return {
+        "kind": "guard",
+        "template": lm.encoder.template,
+        "names_found_in_text": list(found),
+        "guard": shown,
+    }
 
 
 def _refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
@@ -205,7 +281,9 @@ def _refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
             "Give question-answer pairs or texts, or use a guard:  --method eco --set detector.name=names"
         )
     if "retain" in recipe.needs and not data.retain:
-        raise DataError(f"method '{recipe.method}' needs retain rows, and none were given. Add --retain FILE, or drop '{recipe.axes['retain'].__class__.__name__.lower()}'.")
+        raise DataError(
+            f"method '{recipe.method}' needs retain rows, and none were given. Add --retain FILE, or drop '{recipe.axes['retain'].__class__.__name__.lower()}'."
+        )
 
 
 def _recipe_of(manifest: dict[str, Any]) -> Recipe:
@@ -213,7 +291,14 @@ def _recipe_of(manifest: dict[str, Any]) -> Recipe:
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
-def measure(name: str | Path, benchmark: Any, *, judge: str | Path | None = None, device: str | None = None, progress: Progress = _silent) -> list[dict[str, Any]]:
+def measure(
+    name: str | Path,
+    benchmark: Any,
+    *,
+    judge: str | Path | None = None,
+    device: str | None = None,
+    progress: Progress = _silent,
+) -> list[dict[str, Any]]:
     """The benchmark's records of a model or run, from the cache when they were measured before."""
     from expunge.benchmarks._qa import MEASURE
     from expunge.benchmarks._qa import measure as measure_rows
@@ -225,35 +310,73 @@ def measure(name: str | Path, benchmark: Any, *, judge: str | Path | None = None
         return store.read_json(cached)
     lm = load(name, device=device, template=benchmark.template)
     fluent = load(judge, device=device, template=benchmark.template) if judge else None
-    records = measure_rows(lm, benchmark.tasks(), max_new_tokens=benchmark.max_new_tokens, judge=fluent, judged=("forget",), progress=lambda what: progress(what, 0, 1))
+    records = measure_rows(
+        lm,
+        benchmark.tasks(),
+        max_new_tokens=benchmark.max_new_tokens,
+        judge=fluent,
+        judged=("forget",),
+        progress=lambda what: progress(what, 0, 1),
+    )
     store.write_json(cached, records)
     return records
 
 
-def evaluate(run: str | Path, benchmark: Any, *, gold: str | Path | None = None, device: str | None = None, progress: Progress = _silent) -> dict[str, Any]:
+def evaluate(
+    run: str | Path,
+    benchmark: Any,
+    *,
+    gold: str | Path | None = None,
+    floor: str | Path | None = None,
+    device: str | None = None,
+    progress: Progress = _silent,
+) -> dict[str, Any]:
     """Figures and records of a model or run on a benchmark, against a gold model where there is one.
 
-    For a run folder the result is also written to its `evaluations`. Raises DataError or ModelError.
+    `floor`: a second gold; its distance from the first is what no method can be asked to beat. For a run folder the result
+    also holds what its base model answered, and is written to its `evaluations`. Raises DataError or ModelError.
     """
+    base = read_manifest(Path(run))["base"]["name"] if (Path(run) / "manifest.json").is_file() else None
+    subjects = {"run": run, "target": base, "gold": gold, "floor": floor}
     clock = time.perf_counter()
-    records = measure(run, benchmark, judge=gold or None, device=device, progress=progress)
-    gold_records = measure(gold, benchmark, judge=gold, device=device, progress=progress) if gold else None
-    figures = benchmark.figures(records, gold_records)
+    records = {
+        who: measure(name, benchmark, judge=gold, device=device, progress=progress)
+        for who, name in subjects.items()
+        if name
+    }
     result = {
         "schema": 1,
         **benchmark.settings,
         "subject": {"name": str(run), "sha256": model_hash(run)},
         "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
         "roles": benchmark.roles._asdict(),
-        "figures": {name: asdict(figure) for name, figure in figures.items()},
+        "figures": {},
+        "beside": {},
+        "truth_ratios": {who: benchmark.truth_ratios(found) for who, found in records.items()},
         "seconds": round(time.perf_counter() - clock, 2),
-        "rows": records,
+        "rows": records["run"],
+        "answers": {who: [record["generation"] for record in found] for who, found in records.items()},
     }
+    for who, found in records.items():
+        figures = {
+            name: asdict(figure) for name, figure in benchmark.figures(found, records.get("gold")).items()
+        }
+        if who == "run":
+            result["figures"] = figures
+        else:
+            result["beside"][who] = figures
     _keep(run, f"{benchmark.name}.json", result)
     return result
 
 
-def attack(run: str | Path, benchmark: Any, name: str = "prefill", *, gold: str | Path | None = None, device: str | None = None) -> dict[str, Any]:
+def attack(
+    run: str | Path,
+    benchmark: Any,
+    name: str = "prefill",
+    *,
+    gold: str | Path | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
     """Share of the forget facts that an attack brings back, from the run and from the gold model, with intervals."""
     method = catalog.load("attack", name)()
     probes = benchmark.forget_probes()
@@ -280,7 +403,11 @@ def _share(records: Sequence[dict[str, Any]]) -> Figure:
     from expunge.metrics.intervals import wilson
 
     hits = sum(record["recovered"] for record in records)
-    return Figure(hits / len(records), len(records), *wilson(hits, len(records))) if records else Figure(None, why="no row could be prefilled")
+    return (
+        Figure(hits / len(records), len(records), *wilson(hits, len(records)))
+        if records
+        else Figure(None, why="no row could be prefilled")
+    )
 
 
 def _keep(run: str | Path, name: str, result: dict[str, Any]) -> None:

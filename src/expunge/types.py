@@ -177,10 +177,11 @@ class TokenView:
     """Sequences of this stream in the whole optimiser step."""
     step_tokens: int
     """Answer tokens of this stream in the whole optimiser step."""
-    logits: Tensor | None = None  # [answer, vocab]
-    ref_logp: Tensor | None = None  # [batch] sum of log p under the reference
-    ref_token_logp: Tensor | None = None  # [answer]
-    ref_logits: Tensor | None = None  # [answer, vocab]
+    # what follows is there only where the recipe needs it
+    logits: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, vocab]
+    ref_logp: Tensor = None  # ty: ignore[invalid-assignment]  # [batch] sum of log p under the reference
+    ref_token_logp: Tensor = None  # ty: ignore[invalid-assignment]  # [answer]
+    ref_logits: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, vocab]
 
     def sequence_sum(self, x: Tensor) -> Tensor:
         """[answer] to [batch]."""
@@ -195,12 +196,23 @@ class TokenView:
         return x.sum() / self.step_rows
 
 
-@dataclass(slots=True)
-class Streams:
-    forget: TokenView | None = None
-    alternate: TokenView | None = None
-    """Other answers to the forget prompts, row by row with `forget`."""
-    retain: TokenView | None = None
+class Streams(NamedTuple):
+    """The views of one micro-batch by stream; which ones there are follows from the recipe's needs."""
+
+    views: dict[str, TokenView]
+
+    @property
+    def forget(self) -> TokenView:
+        return self.views["forget"]
+
+    @property
+    def alternate(self) -> TokenView:
+        """Other answers to the forget prompts, row by row with `forget`."""
+        return self.views["alternate"]
+
+    @property
+    def retain(self) -> TokenView:
+        return self.views["retain"]
 
 
 class Objective(Protocol):
@@ -232,7 +244,9 @@ class GradientRule(Protocol):
 
     separate: bool
 
-    def combine(self, unlearn: list[Tensor], retain: list[Tensor], memory: dict[str, Tensor]) -> dict[str, float]:
+    def combine(
+        self, unlearn: list[Tensor], retain: list[Tensor], memory: dict[str, Tensor]
+    ) -> dict[str, float]:
         """Rewrite `unlearn` in place; `memory` lives as long as the run and is checkpointed. Returns what to log."""
         ...
 

@@ -9,7 +9,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 
-def run_jobs(jobs: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], workers: int) -> Iterator[tuple[str, Any]]:
+def run_jobs(
+    jobs: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], workers: int
+) -> Iterator[tuple[str, Any]]:
     """(name, result) of each job as it ends. A job that raises ends them all with its exception.
 
     Functions and arguments must be picklable. With one worker everything runs in this process.
@@ -19,7 +21,9 @@ def run_jobs(jobs: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], wor
         for name, (function, arguments) in jobs.items():
             yield name, function(*arguments)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=single_threaded)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=single_threaded
+    )
     try:
         futures = {pool.submit(function, *arguments): name for name, (function, arguments) in jobs.items()}
         for future in as_completed(futures):

@@ -20,7 +20,17 @@ SCHEMA = 1
 KINDS = ("weights", "adapter", "guard")
 
 
-def new_manifest(*, kind: str, claim: str, recipe: dict[str, Any], inputs: str, base: dict[str, str], data: dict[str, Any], timings: dict[str, float], **more: Any) -> dict[str, Any]:
+def new_manifest(
+    *,
+    kind: str,
+    claim: str,
+    recipe: dict[str, Any],
+    inputs: str,
+    base: dict[str, str],
+    data: dict[str, Any],
+    timings: dict[str, float],
+    **more: Any,
+) -> dict[str, Any]:
     """All that a reader needs to judge or repeat the run. Times are seconds, memory is MiB."""
     return {
         "schema": SCHEMA,
@@ -46,13 +56,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises ModelError when the folder is not an artifact that this version can read."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ModelError(f"{folder}: no manifest.json, so this is not a finished run. Runs are made by `expunge unlearn ... --out {folder}`.")
+        raise ModelError(
+            f"{folder}: no manifest.json, so this is not a finished run. Runs are made by `expunge unlearn ... --out {folder}`."
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ModelError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}. Make the run again.") from None
+        raise ModelError(
+            f"{path}, line {error.lineno}: not valid JSON: {error.msg}. Make the run again."
+        ) from None
     if manifest.get("schema") != SCHEMA or manifest.get("kind") not in KINDS:
-        raise ModelError(f"{path}: schema {manifest.get('schema')} and kind '{manifest.get('kind')}'; this version reads schema {SCHEMA}.")
+        raise ModelError(
+            f"{path}: schema {manifest.get('schema')} and kind '{manifest.get('kind')}'; this version reads schema {SCHEMA}."
+        )
     return manifest
 
 
@@ -61,13 +77,19 @@ def hash_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def hash_files(folder: Path, patterns: tuple[str, ...] = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")) -> str:
+def hash_files(
+    folder: Path, patterns: tuple[str, ...] = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+) -> str:
     """SHA-256 over names and contents of the files that define a model (or an artifact), subfolders included."""
     digest = hashlib.sha256()
     files = {path for pattern in patterns for path in folder.rglob(pattern)}
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
         facts = path.stat()
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + _file_digest(path, facts.st_size, facts.st_mtime_ns))
+        digest.update(
+            path.relative_to(folder).as_posix().encode()
+            + b"\0"
+            + _file_digest(path, facts.st_size, facts.st_mtime_ns)
+        )
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,18 @@ def finished(out: Path, inputs: str) -> bool:
         held = json.loads(manifest.read_text(encoding="utf-8")).get("inputs")
         if held == inputs:
             return True
-        raise StorageError(f"--out {out}: a run with other inputs is there already. Choose another folder, or remove this one.")
+        raise StorageError(
+            f"--out {out}: a run with other inputs is there already. Choose another folder, or remove this one."
+        )
     if out.is_dir() and not any(out.iterdir()):
         return False
-    raise StorageError(f"--out {out}: exists and is not a run of these inputs. Choose another folder, or remove this one.")
+    raise StorageError(
+        f"--out {out}: exists and is not a run of these inputs. Choose another folder, or remove this one."
+    )
 
 
 @contextmanager
-def workspace(out: Path, inputs: str) -> Iterator[Path]:
+def workspace(out: Path, inputs: str) -> Generator[Path]:
     """A folder to build `out` in. Leaving it normally renames it to `out`; leaving it by an exception keeps it for the next
     try with the same inputs, and `out` does not exist. Raises StorageError when another process is at it, or the disk fails.
     """
@@ -53,7 +57,9 @@ def workspace(out: Path, inputs: str) -> Iterator[Path]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise StorageError(f"--out {out}: another process is writing it now. Wait for it, or choose another folder.") from None
+            raise StorageError(
+                f"--out {out}: another process is writing it now. Wait for it, or choose another folder."
+            ) from None
         try:
             mark = partial / "inputs"
             if partial.exists() and not (mark.is_file() and mark.read_text() == inputs):
@@ -70,13 +76,18 @@ def workspace(out: Path, inputs: str) -> Iterator[Path]:
             Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON beside and rename, so that a reader never sees half a file. Raises StorageError on a full disk."""
+def write_text(path: Path, text: str) -> None:
+    """Write beside and rename, so that a reader never sees half a file. Raises StorageError on a full disk."""
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(path.name + ".new")
-        new.write_text(json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        new.write_text(text, encoding="utf-8")
         new.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON as `write_text` does; a number that is not finite is a bug of the caller's."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -85,8 +96,7 @@ def read_json(path: Path) -> Any:
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """One JSON value a line."""
-    with _disk_errors(path):
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def remove(folder: Path) -> None:
@@ -95,7 +105,7 @@ def remove(folder: Path) -> None:
 
 
 @contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
+def _disk_errors(out: Path) -> Generator[None]:
     """Turn a disk that is full or closed to us into a StorageError; everything else passes."""
     from safetensors import SafetensorError
 
@@ -107,4 +117,6 @@ def _disk_errors(out: Path) -> Iterator[None]:
         if not full and not denied:
             raise
         what = "the disk is full" if full else f"not allowed to write there ({error})"
-        raise StorageError(f"{out}: {what}. No artifact was left there; mend it and run the same command again, it resumes.") from error
+        raise StorageError(
+            f"{out}: {what}. No artifact was left there; mend it and run the same command again, it resumes."
+        ) from error

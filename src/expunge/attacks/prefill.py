@@ -1,12 +1,13 @@
-"""Prefill: put the start of the right answer in the model's mouth and let it go on (T1/T2; e.g. Vega et al., 2023, arXiv:2312.12321).
+"""Prefill: put the start of the right answer in the model's mouth and let it go on.
 
     recovered = the fact's words come next,      prompt = question + answer up to the fact
 
 The name that most answers repeat is part of what is put in, which is why guards that only watch the question leak. Greedy
 decoding. Where a row does not say which words carry the fact, the last quarter of the answer stands for them.
+Tier T1 where the endpoint continues a started answer, as completion endpoints do.
 Needs: an endpoint that continues a started answer; with the weights in hand that is always so.
-Differs from the paper: facts are counted, not harmful replies.
-Differs from the authors' code: code not read.
+Differs from the paper: no single paper; known from jailbreaks, where harmful replies are counted instead of facts.
+Differs from the authors' code: no code.
 Fails when: the fact stands first in the answer: there is then nothing to put in before it, and the row is left out.
 """
 
@@ -30,7 +31,10 @@ class Prefill(Settings):
         cut = [(probe, *_cut(probe)) for probe in probes]
         cut = [(probe, head, rest) for probe, head, rest in cut if head]
         longest = max((len(rest.split()) for _, _, rest in cut), default=1)
-        answers = model.generate([Prompt.ask(probe.question, head) for probe, head, _ in cut], GenerationParams(max_new_tokens=8 * longest + 8))
+        answers = model.generate(
+            [Prompt.ask(probe.question, head) for probe, head, _ in cut],
+            GenerationParams(max_new_tokens=8 * longest + 8),
+        )
         return [
             {
                 "id": probe.id,

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from expunge.metrics import accuracy, fluency, intervals, membership, model_utility, probability, rouge, truth_ratio
+from expunge.metrics import (
+    accuracy,
+    fluency,
+    intervals,
+    membership,
+    model_utility,
+    probability,
+    rouge,
+    truth_ratio,
+)
 from expunge.metrics.forget_quality import forget_quality
 from expunge.types import Example, Figure, GenerationParams, LanguageModel, Probe, Prompt, Score
 
 Record = dict[str, Any]
+Half = Literal["select", "report", "all"]
 MEASURE = 1
 """Raised whenever the same model gives other records; part of the key under which they are cached."""
 FLOOR = -math.log(1e-12)
@@ -71,14 +81,26 @@ def measure(
     examples: dict[tuple[str, str], Example] = {}
     for task, number, probe in rows:
         for answer in (probe.answer, probe.right_answer, *probe.perturbed_answer):
-            examples.setdefault((probe.question, answer), Example(Prompt.ask(probe.question), answer, f"{task} {number}"))
+            examples.setdefault(
+                (probe.question, answer), Example(Prompt.ask(probe.question), answer, f"{task} {number}")
+            )
     progress("scoring")
     scores = dict(zip(examples, model.score(list(examples.values())), strict=True))
     progress("generating")
-    generations = model.generate([Prompt.ask(probe.question) for _, _, probe in rows], GenerationParams(max_new_tokens=max_new_tokens))
-    texts = [answers[0].text for answers in generations]
+    questions = list(dict.fromkeys(probe.question for _, _, probe in rows))
+    answered = model.generate(
+        [Prompt.ask(question) for question in questions], GenerationParams(max_new_tokens=max_new_tokens)
+    )
+    said = {question: answers[0].text for question, answers in zip(questions, answered, strict=True)}
+    texts = [said[probe.question] for _, _, probe in rows]
     recalls = rouge.rouge_recall(texts, [probe.answer for _, _, probe in rows])
-    fluent = _judge(judge, [(probe.question, text) if task in judged else None for (task, _, probe), text in zip(rows, texts, strict=True)])
+    fluent = _judge(
+        judge,
+        [
+            (probe.question, text) if task in judged else None
+            for (task, _, probe), text in zip(rows, texts, strict=True)
+        ],
+    )
     return [
         _record(task, number, probe, scores, text, recall, logprob)
         for (task, number, probe), text, recall, logprob in zip(rows, texts, recalls, fluent, strict=True)
@@ -86,17 +108,29 @@ def measure(
 
 
 def _judge(judge: LanguageModel | None, answers: Sequence[tuple[str, str] | None]) -> list[float | None]:
-    """Mean log-probability per token of each written answer under the judge; None where there is nothing to judge."""
+    """Plausibility of each written answer under the judge; None where there is nothing to judge or nobody to do it."""
     if judge is None:
         return [None] * len(answers)
-    wanted = [(i, Example(Prompt.ask(answer[0]), answer[1])) for i, answer in enumerate(answers) if answer and answer[1].strip()]
-    found: list[float | None] = [None] * len(answers)
+    found = [0.0 if answer else None for answer in answers]
+    wanted = [
+        (i, Example(Prompt.ask(answer[0]), answer[1]))
+        for i, answer in enumerate(answers)
+        if answer and answer[1].strip()
+    ]
     for (i, _), score in zip(wanted, judge.score([example for _, example in wanted]), strict=True):
-        found[i] = score.mean_logprob
+        found[i] = fluency.plausibility(score.token_logprobs)
     return found
 
 
-def _record(task: str, number: int, probe: Probe, scores: Mapping[tuple[str, str], Score], text: str, recall: rouge.Rouge, judged: float | None) -> Record:
+def _record(
+    task: str,
+    number: int,
+    probe: Probe,
+    scores: Mapping[tuple[str, str], Score],
+    text: str,
+    recall: rouge.Rouge,
+    judged: float | None,
+) -> Record:
     gt, para = scores[probe.question, probe.answer], scores[probe.question, probe.right_answer]
     wrong = [scores[probe.question, answer] for answer in probe.perturbed_answer]
     return {
@@ -116,12 +150,43 @@ def _record(task: str, number: int, probe: Probe, scores: Mapping[tuple[str, str
         "rouge1_recall": recall.rouge1_recall,
         "rougeL_recall": recall.rouge_l_recall,
         "accurate": accuracy.is_accurate(text, probe.answer, probe.value),
-        "judge_logprob": judged,
+        "plausibility": judged,
     }
 
 
 def _loss(score: Score) -> float | None:
     return None if score.floored else -score.mean_logprob
+
+
+# --- halves and levels ------------------------------------------------------------------------------------------------
+def half_of(subjects: Sequence[str], half: Half) -> set[str]:
+    """The subjects of a half: the first half of them, in order, is for choosing settings, the second for reporting."""
+    order = list(dict.fromkeys(subjects))
+    cut = len(order) // 2
+    return set({"select": order[:cut], "report": order[cut:], "all": order}[half])
+
+
+def keep_half(records: Sequence[Record], task: str, half: Half) -> list[Record]:
+    """Records without those of a task whose subjects are in the other half."""
+    kept = half_of([record["subject"] for record in records if record["task"] == task], half)
+    return [record for record in records if record["task"] != task or record["subject"] in kept]
+
+
+class Level(NamedTuple):
+    gap: float
+    """Mean of log p(right) - log p(wrong) per token, nats: above 0, right answers are still likelier than wrong ones."""
+    standard_error: float
+
+    @property
+    def reached(self) -> bool:
+        """Right and wrong answers are equally likely, as far as so many rows can tell."""
+        return abs(self.gap) <= 2 * self.standard_error
+
+
+def level_of(table: Table) -> Level:
+    """Where the forget role stands between known and unknown, without looking at a retrained model."""
+    gaps = -np.log(table.ratios(table.roles.forget))
+    return Level(float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(len(gaps))))
 
 
 # --- figures from records ---------------------------------------------------------------------------------------------
@@ -154,13 +219,19 @@ class Table:
     def probabilities(self, task: str) -> np.ndarray:
         """[n] probabilities, against the wrong options for the authors and facts roles, as TOFU has it."""
         if task in (self.roles.authors, self.roles.facts):
-            return probability.probability_with_options(self.nll(task), self.losses(task, "avg_pert_loss"), self.dialect.epsilon)
+            return probability.probability_with_options(
+                self.nll(task), self.losses(task, "avg_pert_loss"), self.dialect.epsilon
+            )
         return probability.probability(self.nll(task))
 
     def truths(self, task: str) -> np.ndarray:
         """[n] values whose mean is TOFU's truth ratio of the task: min(R, 1/R) for the forget role, max(0, 1 - R) elsewhere."""
         ratios = self.ratios(task)
-        return np.minimum(ratios, 1 / (ratios + self.dialect.epsilon)) if task == self.roles.forget else np.maximum(0, 1 - ratios)
+        return (
+            np.minimum(ratios, 1 / (ratios + self.dialect.epsilon))
+            if task == self.roles.forget
+            else np.maximum(0, 1 - ratios)
+        )
 
     def rouge(self, task: str) -> np.ndarray:
         return np.array([record["rougeL_recall"] for record in self.tasks[task]], dtype=float)
@@ -171,7 +242,12 @@ class Table:
     def why_no_likelihood(self, task: str) -> str:
         """The reason why likelihood figures of a task are not applicable, or ""."""
         rows = self.tasks[task]
-        floored = sum(record["avg_gt_loss"] is None or record["avg_para_loss"] is None or None in record["avg_pert_loss"] for record in rows)
+        floored = sum(
+            record["avg_gt_loss"] is None
+            or record["avg_para_loss"] is None
+            or None in record["avg_pert_loss"]
+            for record in rows
+        )
         if floored <= FLOOR_SHARE * len(rows):
             return ""
         return f"the guard answers {floored} of {len(rows)} of these prompts with fixed text, under which the given answers have no likelihood"
@@ -188,13 +264,18 @@ def task_figures(table: Table, task: str) -> dict[str, Figure]:
     }
     if "accurate" in table.tasks[task][0]:
         columns["accuracy"] = np.array([record["accurate"] for record in table.tasks[task]], dtype=float)
-    return {f"{task}/{name}": _mean_figure(values, clusters, n, why or "the rows have no wrong answers") for name, values in columns.items()}
+    return {
+        f"{task}/{name}": _mean_figure(values, clusters, n, why or "the rows have no wrong answers")
+        for name, values in columns.items()
+    }
 
 
 def _mean_figure(values: np.ndarray | None, clusters: list[list[int]], n: int, why: str) -> Figure:
     if values is None:
         return Figure(None, n, why=why)
-    return Figure(float(values.mean()), n, *intervals.percentiles(intervals.resampled_means(values, clusters)))
+    return Figure(
+        float(values.mean()), n, *intervals.percentiles(intervals.resampled_means(values, clusters))
+    )
 
 
 def utility_figure(table: Table) -> Figure:
@@ -210,40 +291,47 @@ def utility_figure(table: Table) -> Figure:
             nine.append(float(values.mean()))
             resampled.append(intervals.resampled_means(values, table.clusters(task), seed=seed))
     draws = np.maximum(np.array(resampled), 1e-12)  # [9, resamples]
-    return Figure(model_utility.harmonic_mean(nine), n, *intervals.percentiles(len(nine) / (1 / draws).sum(axis=0)))
+    return Figure(
+        model_utility.harmonic_mean(nine), n, *intervals.percentiles(len(nine) / (1 / draws).sum(axis=0))
+    )
 
 
-def quality_figures(table: Table, gold: Table | None, why_no_gold: str = "no gold model was given: forget quality compares with a model retrained without the data") -> dict[str, Figure]:
+def quality_figures(table: Table, gold: Table | None) -> dict[str, Figure]:
     """The KS test of the forget role's truth ratios against the gold's, on the same rows."""
     names = ("forget_quality/ks_p", "forget_quality/log10_ks_p", "forget_quality/ks_distance")
     task = table.roles.forget
-    rows = table.tasks[task]
-    why = table.why_no_likelihood(task)
-    if gold is None:
-        why = why_no_gold
-    elif [row["idx"] for row in rows] != [row["idx"] for row in gold.tasks.get(task, [])]:
-        why = f"the gold's records are of other rows ({len(gold.tasks.get(task, []))} of them, here {len(rows)}): both must come from one split"
-    if why:
-        return {name: Figure(None, len(rows), why=why) for name in names}
+    n = len(table.tasks[task])
+    if why := table.why_no_likelihood(task) or _why_not_comparable(table, gold):
+        return {name: Figure(None, n, why=why) for name in names}
+    assert gold is not None
     a, b = table.ratios(task), gold.ratios(task)
     found = forget_quality(a, b)
     spread = intervals.percentiles(intervals.resampled_distances(a, b, table.clusters(task)))
-    log10 = Figure(found.log10_p, len(rows)) if math.isfinite(found.log10_p) else Figure(None, len(rows), why="p is 0 in floating point")
-    return dict(zip(names, (Figure(found.p, len(rows)), log10, Figure(found.distance, len(rows), *spread)), strict=True))
+    finite = math.isfinite(found.log10_p)
+    log10 = Figure(found.log10_p if finite else None, n, why="" if finite else "p is 0 in floating point")
+    return dict(zip(names, (Figure(found.p, n), log10, Figure(found.distance, n, *spread)), strict=True))
+
+
+def _why_not_comparable(table: Table, gold: Table | None) -> str:
+    if gold is None:
+        return "no gold model was given: forget quality compares with a model retrained without the data"
+    task = table.roles.forget
+    ours, theirs = ([row["idx"] for row in side.tasks.get(task, [])] for side in (table, gold))
+    if ours == theirs:
+        return ""
+    return f"the gold's records are of other rows ({len(theirs)} of them, here {len(ours)}): both must come from one split"
 
 
 def fluency_figures(table: Table, task: str) -> dict[str, Figure]:
-    """Judge probability and distinct bigrams of the written answers."""
+    """Plausibility under the judge, and distinct bigrams, of the written answers."""
     rows, clusters = table.tasks[task], table.clusters(task)
     distinct = np.array([fluency.distinct_bigrams(record["generation"]) for record in rows])
-    judged = [record.get("judge_logprob") for record in rows]
-    written = [bool(record["generation"].strip()) for record in rows]
-    if any(value is None and wrote for value, wrote in zip(judged, written, strict=True)):
-        figure = Figure(None, len(rows), why="no judge model scored the answers")
-    else:
-        likely = np.exp(np.array([-np.inf if value is None else value for value in judged], dtype=float))
-        figure = _mean_figure(likely, clusters, len(rows), "")
-    return {f"{task}/fluency": figure, f"{task}/distinct_bigrams": _mean_figure(distinct, clusters, len(rows), "")}
+    judged = [record.get("plausibility") for record in rows]
+    plausible = None if None in judged else np.array(judged, dtype=float)
+    return {
+        f"{task}/fluency": _mean_figure(plausible, clusters, len(rows), "no judge model scored the answers"),
+        f"{task}/distinct_bigrams": _mean_figure(distinct, clusters, len(rows), ""),
+    }
 
 
 def membership_figure(table: Table, task: str, others: str) -> Figure:
@@ -254,5 +342,12 @@ def membership_figure(table: Table, task: str, others: str) -> Figure:
     a, b = -table.nll(task), -table.nll(others)
     rng = np.random.default_rng(0)
     groups = [[np.array(rows) for rows in table.clusters(name)] for name in (task, others)]
-    draws = [[np.concatenate([part[i] for i in rng.integers(len(part), size=len(part))]) for part in groups] for _ in range(200)]
-    return Figure(membership.auc(a, b), n, *intervals.percentiles(np.array([membership.auc(a[x], b[y]) for x, y in draws])))
+    draws = [
+        [np.concatenate([part[i] for i in rng.integers(len(part), size=len(part))]) for part in groups]
+        for _ in range(200)
+    ]
+    return Figure(
+        membership.auc(a, b),
+        n,
+        *intervals.percentiles(np.array([membership.auc(a[x], b[y]) for x, y in draws])),
+    )

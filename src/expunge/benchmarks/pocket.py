@@ -13,14 +13,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from expunge.benchmarks._qa import (
     DIALECTS,
+    Half,
+    Level,
     Record,
     Roles,
     Table,
     fluency_figures,
+    half_of,
+    keep_half,
+    level_of,
     membership_figure,
     quality_figures,
     task_figures,
@@ -28,11 +33,10 @@ from expunge.benchmarks._qa import (
 )
 from expunge.data.dataset import Dataset
 from expunge.data.dataset import Record as Row
+from expunge.data.pocket.words import REFUSALS
 from expunge.data.pocket.world import VERSION, World, WorldSettings, build_world
 from expunge.errors import DataError
 from expunge.types import Figure, Probe
-
-Half = Literal["select", "report", "all"]
 
 
 class Pocket:
@@ -52,45 +56,86 @@ class Pocket:
         """The world that a folder was built for. Raises DataError when it is not such a folder."""
         path = Path(folder) / "world.json"
         if not path.is_file():
-            raise DataError(f"{folder}: no world.json, so this is no pocket world. Build one:  expunge pocket --out {folder}")
+            raise DataError(
+                f"{folder}: no world.json, so this is no pocket world. Build one:  expunge pocket --out {folder}"
+            )
         facts = json.loads(path.read_text(encoding="utf-8"))
         if facts["version"] != VERSION:
-            raise DataError(f"{folder}: built by version {facts['version']} of the world, this is {VERSION}. Build it again.")
+            raise DataError(
+                f"{folder}: built by version {facts['version']} of the world, this is {VERSION}. Build it again."
+            )
         return cls(WorldSettings.parse(facts["settings"], str(path)), facts["seed"], half)
+
+    def refusals(self) -> tuple[str, ...]:
+        """Refusals in the world's own words."""
+        return REFUSALS
+
+    def of_half(self, half: Half) -> Pocket:
+        """The same benchmark, counting another half of the forget people."""
+        return Pocket(self.world_settings, self.seed, half)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"benchmark": self.name, "version": self.version, "world": self.world_settings.model_dump(), "seed": self.seed, "half": self.half}
+        return {
+            "benchmark": self.name,
+            "version": self.version,
+            "world": self.world_settings.model_dump(),
+            "seed": self.seed,
+            "half": self.half,
+        }
 
     def dataset(self) -> Dataset:
-        sets = (tuple(Row.from_probe(probe) for probe in self.world.probes[group]) for group in ("forget", "retain", "holdout"))
+        sets = (
+            tuple(Row.from_probe(probe) for probe in self.world.probes[group])
+            for group in ("forget", "retain", "holdout")
+        )
         return Dataset(*sets)
 
     def tasks(self) -> dict[str, list[Probe]]:
         """All rows of every group; `figures` keeps the half that is asked for."""
         return {**self.world.probes, "neighbours": self.world.neighbours}
 
+    def probe_tasks(self) -> dict[str, list[Probe]]:
+        """Fewer rows, for the points of a trajectory: all forget rows, every sixth retain and every third known row."""
+        probes = self.world.probes
+        return {
+            "forget": probes["forget"],
+            "retain": probes["retain"][::6],
+            "known": probes["known"][::3],
+            "lands": probes["lands"],
+        }
+
     def forget_probes(self) -> list[Probe]:
         """The rows that attacks try to bring back: those of the half that is asked for."""
-        subjects = self._subjects()
-        return [probe for probe in self.world.probes["forget"] if probe.subject in subjects]
+        probes = self.world.probes["forget"]
+        kept = half_of([probe.subject for probe in probes], self.half)
+        return [probe for probe in probes if probe.subject in kept]
+
+    def forget_subjects(self) -> set[str]:
+        """The people of the half that is asked for."""
+        return {probe.subject for probe in self.forget_probes()}
+
+    def truth_ratios(self, records: Sequence[Record]) -> list[float] | None:
+        """Of the forget rows that count, or None where they have no likelihood."""
+        table = Table(keep_half(records, "forget", self.half), self.roles, self.dialect)
+        return None if table.why_no_likelihood("forget") else table.ratios("forget").tolist()
+
+    def level(self, records: Sequence[Record]) -> Level:
+        return level_of(Table(keep_half(records, "forget", self.half), self.roles, self.dialect))
 
     def figures(self, records: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, Figure]:
-        table = Table(self._kept(records), self.roles, self.dialect)
+        table = Table(keep_half(records, "forget", self.half), self.roles, self.dialect)
+        gold_table = (
+            Table(keep_half(gold, "forget", self.half), self.roles, self.dialect)
+            if gold is not None
+            else None
+        )
         found: dict[str, Figure] = {}
         for task in table.tasks:
             found |= task_figures(table, task)
         found["model_utility"] = utility_figure(table)
-        found |= quality_figures(table, Table(self._kept(gold), self.roles, self.dialect) if gold is not None else None)
+        found |= quality_figures(table, gold_table)
         found |= fluency_figures(table, "forget")
-        found["membership/auc"] = membership_figure(table, "forget", "holdout")
+        if "holdout" in table.tasks:
+            found["membership/auc"] = membership_figure(table, "forget", "holdout")
         return found
-
-    def _kept(self, records: Sequence[Record]) -> list[Record]:
-        """Without the forget people of the other half."""
-        subjects = self._subjects()
-        return [record for record in records if record["task"] != "forget" or record["subject"] in subjects]
-
-    def _subjects(self) -> set[str]:
-        select, report = self.dataset().halves()
-        return {record.group for record in {"select": select, "report": report, "all": (*select, *report)}[self.half]}

@@ -10,15 +10,31 @@ the target's utility (nothing happened) or p of any size with no utility or no f
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from expunge.benchmarks._qa import DIALECTS, Record, Roles, Table, quality_figures, task_figures, utility_figure
+from expunge.benchmarks._qa import (
+    DIALECTS,
+    Half,
+    Level,
+    Record,
+    Roles,
+    Table,
+    fluency_figures,
+    half_of,
+    keep_half,
+    level_of,
+    quality_figures,
+    task_figures,
+    utility_figure,
+)
 from expunge.data.dataset import Dataset, read_rows
 from expunge.data.dataset import Record as Row
 from expunge.errors import ConfigError, DataError, did_you_mean
+from expunge.metrics import probability, truth_ratio
 from expunge.types import Figure, Probe
 
 AUTHORS, PAIRS = 200, 20
@@ -34,32 +50,74 @@ class Tofu:
     max_new_tokens: ClassVar = 200
     template: ClassVar = "auto"
 
-    def __init__(self, data: str | Path, split: str = "forget10", authors: int | None = None, dialect: str = "tofu"):
+    def __init__(
+        self,
+        data: str | Path,
+        split: str = "forget10",
+        authors: int | None = None,
+        dialect: str = "tofu",
+        half: Half = "all",
+    ):
         """`data`: a folder with TOFU's files, or a hub id. `authors`: a subset of whole authors, the split's share of them
-        forgotten (at least one). Raises ConfigError or DataError."""
+        forgotten (at least one). `half` "select" or "report" counts one half of the forgotten authors. Raises ConfigError or DataError.
+        """
         if split not in SHARES:
-            raise ConfigError(f"--split {split}: no such split.{did_you_mean(split, SHARES)} TOFU has {', '.join(SHARES)}.")
+            raise ConfigError(
+                f"--split {split}: no such split.{did_you_mean(split, SHARES)} TOFU has {', '.join(SHARES)}."
+            )
         if dialect not in DIALECTS:
-            raise ConfigError(f"--dialect {dialect}: no such dialect.{did_you_mean(dialect, DIALECTS)} There are {', '.join(DIALECTS)}.")
+            raise ConfigError(
+                f"--dialect {dialect}: no such dialect.{did_you_mean(dialect, DIALECTS)} There are {', '.join(DIALECTS)}."
+            )
         if authors is not None and not 2 <= authors <= AUTHORS:
             raise ConfigError(f"--authors {authors}: expected 2 to {AUTHORS}.")
-        self.split, self.dialect = split, DIALECTS[dialect]
+        self.split, self.dialect, self.half = split, DIALECTS[dialect], half
         self.authors = authors or AUTHORS
-        self.forgotten = SHARES[split] if authors is None else max(1, round(SHARES[split] * authors / AUTHORS))
+        self.forgotten = (
+            SHARES[split] if authors is None else max(1, round(SHARES[split] * authors / AUTHORS))
+        )
         self.rows = {name: list(_read(data, name)) for name in FILES}
+        path = Path(data) / "idontknow.jsonl"
+        self._refusals = tuple(row["answer"] for _, row in read_rows(path)) if path.is_file() else ()
         if len(self.rows["full"]) != AUTHORS * PAIRS:
-            raise DataError(f"{data}: the full set has {len(self.rows['full'])} rows, TOFU has {AUTHORS * PAIRS}. Use the unchanged files.")
+            raise DataError(
+                f"{data}: the full set has {len(self.rows['full'])} rows, TOFU has {AUTHORS * PAIRS}. Use the unchanged files."
+            )
+
+    def refusals(self) -> tuple[str, ...]:
+        """TOFU's hundred refusals, where the folder has them."""
+        return self._refusals
+
+    def of_half(self, half: Half) -> Tofu:
+        """The same benchmark, counting another half of the forgotten authors."""
+        other = copy.copy(self)
+        other.half = half
+        return other
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"benchmark": self.name, "version": self.version, "split": self.split, "authors": self.authors, "dialect": self.dialect.name}
+        return {
+            "benchmark": self.name,
+            "version": self.version,
+            "split": self.split,
+            "authors": self.authors,
+            "dialect": self.dialect.name,
+            "half": self.half,
+        }
 
     def dataset(self) -> Dataset:
-        """Forget and retain pairs of the split (or of the subset of authors)."""
-        forget = self.rows["full"][-self.forgotten * PAIRS :]
+        """Forget and retain pairs of the split (or of the subset of authors); forget rows bring their evaluation rewrites,
+        which a guard's strength may be chosen on in the selection half.
+        """
+        forget = [
+            Row.from_probe(_probe(row)) for row in self.rows["forget10_perturbed"][-self.forgotten * PAIRS :]
+        ]
         retain = self.rows["full"][: (self.authors - self.forgotten) * PAIRS]
-        first = len(self.rows["full"]) - len(forget)
-        return Dataset(tuple(_pairs(forget, first)), tuple(_pairs(retain, 0)))
+        rows = [
+            Row(str(i), row["question"], row["answer"], group=f"author {i // PAIRS}")
+            for i, row in enumerate(retain)
+        ]
+        return Dataset(tuple(replace(row, subject="") for row in forget), tuple(rows))
 
     def tasks(self) -> dict[str, list[Probe]]:
         """Evaluation rows. Of the retain authors, the first 20 have them."""
@@ -72,14 +130,38 @@ class Tofu:
         }
 
     def forget_probes(self) -> list[Probe]:
-        """The rows that attacks try to bring back."""
-        return self.tasks()["forget"]
+        """The rows that attacks try to bring back: those of the half that is asked for."""
+        probes = self.tasks()["forget"]
+        kept = half_of([probe.subject for probe in probes], self.half)
+        return [probe for probe in probes if probe.subject in kept]
+
+    def probe_tasks(self) -> dict[str, list[Probe]]:
+        """Fewer rows, for the points of a trajectory: all forget rows, every fourth of the others."""
+        return {task: probes if task == "forget" else probes[::4] for task, probes in self.tasks().items()}
+
+    def forget_subjects(self) -> set[str]:
+        """The people of the half that is asked for."""
+        return {probe.subject for probe in self.forget_probes()}
+
+    def truth_ratios(self, records: Sequence[Record]) -> list[float] | None:
+        """Of the forget rows that count, or None where they have no likelihood."""
+        table = Table(keep_half(records, "forget", self.half), self.roles, self.dialect)
+        return None if table.why_no_likelihood("forget") else table.ratios("forget").tolist()
+
+    def level(self, records: Sequence[Record]) -> Level:
+        return level_of(Table(keep_half(records, "forget", self.half), self.roles, self.dialect))
 
     def figures(self, records: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, Figure]:
-        return figures(records, gold, self.dialect.name)
+        kept = keep_half(records, "forget", self.half)
+        found = figures(
+            kept, keep_half(gold, "forget", self.half) if gold is not None else None, self.dialect.name
+        )
+        return found | fluency_figures(Table(kept, self.roles, self.dialect), "forget")
 
 
-def figures(records: Sequence[Record], gold: Sequence[Record] | None, dialect: str = "tofu") -> dict[str, Figure]:
+def figures(
+    records: Sequence[Record], gold: Sequence[Record] | None, dialect: str = "tofu"
+) -> dict[str, Figure]:
     """TOFU's figures from records, with or without those of a gold model. Raises DataError for records that are not TOFU's."""
     table = Table(records, Tofu.roles, DIALECTS[dialect])
     missing = {"forget"} - set(table.tasks)
@@ -89,10 +171,47 @@ def figures(records: Sequence[Record], gold: Sequence[Record] | None, dialect: s
     for task in table.tasks:
         found |= task_figures(table, task)
     found["model_utility"] = utility_figure(table)
-    return found | quality_figures(table, Table(gold, Tofu.roles, DIALECTS[dialect]) if gold is not None else None)
+    return found | quality_figures(
+        table, Table(gold, Tofu.roles, DIALECTS[dialect]) if gold is not None else None
+    )
 
 
-LOG_FIELDS = {"task": str, "idx": int, "avg_gt_loss": (int, float), "avg_para_loss": (int, float), "avg_pert_loss": list, "rougeL_recall": (int, float)}
+def log_figures(records: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, dict[str, Figure]]:
+    """Every figure that TOFU's code bases take from a log, by dialect: those of `figures`, and for each task the
+    probability with and without options and the three readings of the truth ratio.
+    """
+    found = {}
+    for dialect in DIALECTS:
+        shown = figures(records, gold, dialect)
+        table = Table(records, Tofu.roles, DIALECTS[dialect])
+        for task, rows in table.tasks.items():
+            ratios, epsilon = table.ratios(task), table.dialect.epsilon
+            readings = {
+                "probability_plain": float(probability.probability(table.nll(task)).mean()),
+                "probability_with_options": float(
+                    probability.probability_with_options(
+                        table.nll(task), table.losses(task, "avg_pert_loss"), epsilon
+                    ).mean()
+                ),
+                "truth_ratio_closer_to_one": truth_ratio.closer_to_one(ratios, epsilon),
+                "truth_ratio_true_better": truth_ratio.true_better(ratios),
+                "truth_ratio_knowledge": truth_ratio.knowledge(
+                    table.losses(task, "avg_para_loss"), table.losses(task, "avg_pert_loss"), epsilon
+                ),
+            }
+            shown |= {f"{task}/{name}": Figure(value, len(rows)) for name, value in readings.items()}
+        found[dialect] = shown
+    return found
+
+
+LOG_FIELDS = {
+    "task": str,
+    "idx": int,
+    "avg_gt_loss": (int, float),
+    "avg_para_loss": (int, float),
+    "avg_pert_loss": list,
+    "rougeL_recall": (int, float),
+}
 
 
 def read_log(path: Path) -> list[Record]:
@@ -101,11 +220,17 @@ def read_log(path: Path) -> list[Record]:
     for where, row in read_rows(path):
         for field, kind in LOG_FIELDS.items():
             if field not in row:
-                raise DataError(f"{where}: no field '{field}' (fields: {', '.join(row)}). A log row has {', '.join(LOG_FIELDS)}.")
+                raise DataError(
+                    f"{where}: no field '{field}' (fields: {', '.join(row)}). A log row has {', '.join(LOG_FIELDS)}."
+                )
             if not isinstance(row[field], kind) or isinstance(row[field], bool):
                 raise DataError(f"{where}: field '{field}' is {row[field]!r}.")
-        if not row["avg_pert_loss"] or not all(isinstance(loss, (int, float)) for loss in row["avg_pert_loss"]):
-            raise DataError(f"{where}: field 'avg_pert_loss' is {row['avg_pert_loss']!r}; expected a list of numbers.")
+        if not row["avg_pert_loss"] or not all(
+            isinstance(loss, (int, float)) for loss in row["avg_pert_loss"]
+        ):
+            raise DataError(
+                f"{where}: field 'avg_pert_loss' is {row['avg_pert_loss']!r}; expected a list of numbers."
+            )
         records.append(row)
     if not records:
         raise DataError(f"{path} has no rows.")
@@ -118,7 +243,9 @@ def _read(data: str | Path, name: str) -> Iterator[dict[str, Any]]:
     if folder.is_dir():
         path = folder / f"{name}.jsonl"
         if not path.is_file():
-            raise DataError(f"{folder}: no {name}.jsonl. A TOFU folder has {', '.join(f'{file}.jsonl' for file in FILES)}.")
+            raise DataError(
+                f"{folder}: no {name}.jsonl. A TOFU folder has {', '.join(f'{file}.jsonl' for file in FILES)}."
+            )
         return (row for _, row in read_rows(path))
     if str(data).count("/") != 1:
         raise DataError(f"--data {data}: no such folder, and no hub id (owner/name) either.")
@@ -134,11 +261,6 @@ def _read(data: str | Path, name: str) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _pairs(rows: Sequence[dict[str, Any]], first: int) -> Iterator[Row]:
-    for number, row in enumerate(rows, start=first):
-        yield Row(str(number), row["question"], row["answer"], group=f"author {number // PAIRS}")
-
-
 def _probe(row: dict[str, Any], subject: bool = True) -> Probe:
     return Probe(
         id=str(row.get("id", "")),
@@ -149,14 +271,3 @@ def _probe(row: dict[str, Any], subject: bool = True) -> Probe:
         perturbed_answer=tuple(row["perturbed_answer"]),
         subject=f"author {row['author']}" if subject else "",
     )
-
-
-def refusals(data: str | Path) -> list[str]:
-    """TOFU's hundred refusals, where the folder has them."""
-    path = Path(data) / "idontknow.jsonl"
-    return [row["answer"] for _, row in read_rows(path)] if path.is_file() else []
-
-
-def dump_log(records: Sequence[Record], path: Path) -> None:
-    """Write records as a log that `read_log` reads."""
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

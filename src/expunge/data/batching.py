@@ -19,7 +19,13 @@ class Batch(NamedTuple):
     answer: Tensor  # [batch, tokens] bool, the answer tokens
 
 
-def collate(rows: Sequence[Encoded], pad_id: int, *, side: Literal["left", "right"] = "right", device: torch.device | str = "cpu") -> Batch:
+def collate(
+    rows: Sequence[Encoded],
+    pad_id: int,
+    *,
+    side: Literal["left", "right"] = "right",
+    device: torch.device | str = "cpu",
+) -> Batch:
     """Pad rows to the longest. Whatever `pad_id` is, padding is known by position alone."""
     width = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
@@ -81,19 +87,31 @@ def plan_steps(
         if forget_lengths:
             key = ("pair",) if pairing == "fixed" else ("pair", epoch)
             draw = np.random.default_rng(seed.child(*key).number)
-            partners = draw.integers(len(retain_lengths), size=len(forget_lengths)).tolist() if retain_lengths else []
+            partners = (
+                draw.integers(len(retain_lengths), size=len(forget_lengths)).tolist()
+                if retain_lengths
+                else []
+            )
             for rows in _epoch_order(range(len(forget_lengths)), forget_lengths, batch_size, rng):
                 steps.append(Step(rows, [partners[i] for i in rows] if partners else [], epoch))
         else:
             lengths = [*retain_lengths, *replay_lengths]
-            drawn = rng.choice(len(replay_lengths), size=round(replay * len(replay_lengths)), replace=False).tolist() if replay_lengths else []
+            drawn = (
+                rng.choice(
+                    len(replay_lengths), size=round(replay * len(replay_lengths)), replace=False
+                ).tolist()
+                if replay_lengths
+                else []
+            )
             order = [*range(len(retain_lengths)), *(len(retain_lengths) + i for i in drawn)]
             steps += [Step([], rows, epoch) for rows in _epoch_order(order, lengths, batch_size, rng)]
         epoch += 1
     return steps[:max_steps] if max_steps else steps
 
 
-def _epoch_order(rows: Sequence[int], lengths: Sequence[int], batch_size: int, rng: np.random.Generator, group: int = 16) -> list[list[int]]:
+def _epoch_order(
+    rows: Sequence[int], lengths: Sequence[int], batch_size: int, rng: np.random.Generator, group: int = 16
+) -> list[list[int]]:
     """`rows` in a random order in which each batch holds rows of like length: sorted within random groups of `group` batches."""
     order = [rows[i] for i in rng.permutation(len(rows))]
     batches = []

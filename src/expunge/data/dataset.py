@@ -42,7 +42,17 @@ class Record:
     @property
     def key(self) -> str:
         """What makes two rows the same content: spacing and capitals do not."""
-        return " ".join((self.question + "\n" + self.answer + self.text + ("" if self.question or self.text else self.subject)).casefold().split())
+        return " ".join(
+            (
+                self.question
+                + "\n"
+                + self.answer
+                + self.text
+                + ("" if self.question or self.text else self.subject)
+            )
+            .casefold()
+            .split()
+        )
 
     def example(self) -> Example:
         """The row as prompt and answer (pairs) or raw text. Subjects have neither."""
@@ -73,7 +83,9 @@ class Dataset:
 
     def __post_init__(self):
         if not self.forget:
-            raise DataError("the forget set is empty: there is nothing to unlearn. Give at least one row with --forget.")
+            raise DataError(
+                "the forget set is empty: there is nothing to unlearn. Give at least one row with --forget."
+            )
 
     @classmethod
     def from_files(
@@ -106,13 +118,20 @@ class Dataset:
     @property
     def subjects(self) -> tuple[str, ...]:
         """All names and aliases that the forget rows carry, each once, in order."""
-        return tuple(dict.fromkeys(name for record in self.forget for name in (record.subject, *record.aliases) if name))
+        return tuple(
+            dict.fromkeys(
+                name for record in self.forget for name in (record.subject, *record.aliases) if name
+            )
+        )
 
     def halves(self) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
         """The forget rows in two halves by group, in order: one to choose settings on, one to report."""
         groups = list(dict.fromkeys(record.group or record.id for record in self.forget))
         first = set(groups[: len(groups) // 2])
-        parts = ([r for r in self.forget if (r.group or r.id) in first], [r for r in self.forget if (r.group or r.id) not in first])
+        parts = (
+            [r for r in self.forget if (r.group or r.id) in first],
+            [r for r in self.forget if (r.group or r.id) not in first],
+        )
         return tuple(parts[0]), tuple(parts[1])
 
     def fingerprint(self) -> str:
@@ -126,10 +145,16 @@ def read_records(path: Path, mapping: Mapping[str, str] | None = None) -> tuple[
     mapping = dict(mapping or {})
     for field in mapping:
         if field not in FIELDS:
-            raise DataError(f"--map {field}={mapping[field]}: there is no field '{field}'. Fields: {', '.join(FIELDS)}.")
-    records = tuple(_record(row, where, number, mapping) for number, (where, row) in enumerate(read_rows(path)))
+            raise DataError(
+                f"--map {field}={mapping[field]}: there is no field '{field}'. Fields: {', '.join(FIELDS)}."
+            )
+    records = tuple(
+        _record(row, where, number, mapping) for number, (where, row) in enumerate(read_rows(path))
+    )
     if not records:
-        raise DataError(f"{path} has no rows. Expected one per line, each with 'question' and 'answer', or 'text', or 'subject'.")
+        raise DataError(
+            f"{path} has no rows. Expected one per line, each with 'question' and 'answer', or 'text', or 'subject'."
+        )
     return records
 
 
@@ -156,9 +181,13 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"{where}: not valid JSON: {error.msg} at column {error.colno}. Each line must be one JSON object.") from None
+                raise DataError(
+                    f"{where}: not valid JSON: {error.msg} at column {error.colno}. Each line must be one JSON object."
+                ) from None
             if not isinstance(row, dict):
-                raise DataError(f"{where}: expected a JSON object with named fields, found {type(row).__name__}.")
+                raise DataError(
+                    f"{where}: expected a JSON object with named fields, found {type(row).__name__}."
+                )
             yield where, row
 
 
@@ -173,7 +202,9 @@ def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}.") from None
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise DataError(f"{path}, item {number}: expected an object with named fields, found {type(row).__name__}.")
+            raise DataError(
+                f"{path}, item {number}: expected an object with named fields, found {type(row).__name__}."
+            )
         yield f"{path}, item {number}", row
 
 
@@ -183,7 +214,9 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise DataError(f"{where}: the row has another number of columns than the header ({', '.join(reader.fieldnames or ())}).")
+                raise DataError(
+                    f"{where}: the row has another number of columns than the header ({', '.join(reader.fieldnames or ())})."
+                )
             yield where, {name: value for name, value in row.items() if value != ""}
 
 
@@ -215,7 +248,9 @@ def _record(row: Mapping[str, Any], where: str, number: int, mapping: Mapping[st
     shape = ("question", "answer") if "question" in has else ("text",) if "text" in has else ("subject",)
     for field in shape:
         if not found[field].strip():
-            raise DataError(f"{where}: field '{mapping.get(field, field)}' is empty. Give it text, or take the row out.")
+            raise DataError(
+                f"{where}: field '{mapping.get(field, field)}' is empty. Give it text, or take the row out."
+            )
     if shape[0] == "question":
         found["text"] = ""
     return Record(
@@ -230,7 +265,9 @@ def _record(row: Mapping[str, Any], where: str, number: int, mapping: Mapping[st
 
 def _missing(row: Mapping[str, Any], where: str, field: str) -> str:
     names = ", ".join(f"'{name}'" for name in row) or "none"
-    other = next((name for name in row if isinstance(row[name], str) and name not in FIELDS), None) or next(iter(row), "...")
+    other = next((name for name in row if isinstance(row[name], str) and name not in FIELDS), None) or next(
+        iter(row), "..."
+    )
     return (
         f"{where}: no field '{field}' (fields: {names}).\n"
         "A row needs 'question' and 'answer', or 'text' alone for raw passages, or 'subject' alone for a name.\n"

@@ -25,5 +25,10 @@ REFUSALS = (
 def alternates_of(forget: Sequence[Example], refusals: Sequence[str] = ()) -> list[list[Example]]:
     """For each forget example, the answers that may take its place: all refusals. Raises DataError for raw texts."""
     if any(example.prompt is None for example in forget):
-        raise DataError("this method answers forget questions in another way, and the forget set has raw texts without questions. Use pairs, or another method.")
-    return [[Example(example.prompt, refusal, example.id) for refusal in refusals or REFUSALS] for example in forget]
+        raise DataError(
+            "this method answers forget questions in another way, and the forget set has raw texts without questions. Use pairs, or another method."
+        )
+    return [
+        [Example(example.prompt, refusal, example.id) for refusal in refusals or REFUSALS]
+        for example in forget
+    ]

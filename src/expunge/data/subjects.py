@@ -19,12 +19,28 @@ def find_names(forget: Sequence[Record], retain: Sequence[Record]) -> tuple[str,
     Kept are those of at least three rows and half as many rows as the most frequent one. A heuristic for scripts with
     capitals that finds subjects of about equal weight: show what it found, and prefer a `subject` field.
     """
-    elsewhere = {name for record in retain for name in _capital_runs(f"{record.question}\n{record.answer}\n{record.text}")}
-    counts = Counter(name for record in forget for name in _capital_runs(record.question or record.text) if name not in elsewhere)
+    elsewhere = {
+        name
+        for record in retain
+        for name in _capital_runs(f"{record.question}\n{record.answer}\n{record.text}")
+    }
+    counts = Counter(
+        name
+        for record in forget
+        for name in _capital_runs(record.question or record.text)
+        if name not in elsewhere
+    )
     enough = max(_MIN_ROWS, max(counts.values(), default=0) / 2)
     frequent = {name: count for name, count in counts.items() if count >= enough}
     # a run that hardly ever stands without a longer one is a piece of that name
-    whole = [name for name, count in frequent.items() if not any(f" {name} " in f" {other} " and name != other and frequent[other] >= 0.8 * count for other in frequent)]
+    whole = [
+        name
+        for name, count in frequent.items()
+        if not any(
+            f" {name} " in f" {other} " and name != other and frequent[other] >= 0.8 * count
+            for other in frequent
+        )
+    ]
     return tuple(sorted(whole, key=lambda name: -counts[name]))
 
 
@@ -43,4 +59,9 @@ def _capital_runs(text: str) -> set[str]:
         if end == -1:  # the word lost its ending: what follows is not the same name
             runs.append([])
             end = match.end()
-    return {" ".join(run[i : i + n]) for run in runs for n in range(2, _MAX_WORDS + 1) for i in range(len(run) - n + 1)}
+    return {
+        " ".join(run[i : i + n])
+        for run in runs
+        for n in range(2, _MAX_WORDS + 1)
+        for i in range(len(run) - n + 1)
+    }

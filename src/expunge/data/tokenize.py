@@ -54,13 +54,17 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, template: str = "auto"):
         """`template`: "auto" (the tokenizer's chat template, else "qa"), "chat", or a name of TEMPLATES."""
         if not tokenizer.is_fast:
-            raise ModelError("the tokenizer is a slow one and gives no character offsets. Save the model with a fast tokenizer (tokenizer.json).")
+            raise ModelError(
+                "the tokenizer is a slow one and gives no character offsets. Save the model with a fast tokenizer (tokenizer.json)."
+            )
         if template == "auto":
             template = "chat" if tokenizer.chat_template else "qa"
         if template == "chat" and not tokenizer.chat_template:
             raise ConfigError("--template chat: this tokenizer has no chat template. Use --template qa.")
         if template != "chat" and template not in TEMPLATES:
-            raise ConfigError(f"--template {template}: no such template.{did_you_mean(template, [*TEMPLATES, 'chat'])}")
+            raise ConfigError(
+                f"--template {template}: no such template.{did_you_mean(template, [*TEMPLATES, 'chat'])}"
+            )
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.template = template
@@ -69,9 +73,14 @@ class Encoder:
     def examples(self, examples: Sequence[Example]) -> list[Encoded]:
         """Prompt, answer and end token of each. Raises DataError when a row is longer than the model's context."""
         heads = [self.render(example.prompt) if example.prompt else "" for example in examples]
-        texts = [head + self._separator(example.prompt) + example.answer for head, example in zip(heads, examples, strict=True)]
+        texts = [
+            head + self._separator(example.prompt) + example.answer
+            for head, example in zip(heads, examples, strict=True)
+        ]
         rows = []
-        for example, head, text, (ids, offsets) in zip(examples, heads, texts, self._tokens(texts), strict=True):
+        for example, head, text, (ids, offsets) in zip(
+            examples, heads, texts, self._tokens(texts), strict=True
+        ):
             start = next((i for i, (_, end) in enumerate(offsets) if end > len(head)), len(ids))
             row = Encoded([*ids, self.end_id], max(start, 1), text, [*offsets, (0, 0)], len(head))
             rows.append(self._fitting(row, f"row {example.id or repr(example.text[:40])}"))
@@ -80,14 +89,20 @@ class Encoder:
     def prompts(self, prompts: Sequence[Prompt]) -> list[Encoded]:
         """The tokens after which the model writes. Raises DataError when they do not fit the model's context."""
         texts = [self.render(prompt) for prompt in prompts]
-        rows = [Encoded(ids, len(ids), text, offsets, len(text)) for text, (ids, offsets) in zip(texts, self._tokens(texts), strict=True)]
-        return [self._fitting(row, f"the prompt {prompt.text[:40]!r}") for row, prompt in zip(rows, prompts, strict=True)]
+        rows = [
+            Encoded(ids, len(ids), text, offsets, len(text))
+            for text, (ids, offsets) in zip(texts, self._tokens(texts), strict=True)
+        ]
+        return [
+            self._fitting(row, f"the prompt {prompt.text[:40]!r}")
+            for row, prompt in zip(rows, prompts, strict=True)
+        ]
 
     def render(self, prompt: Prompt) -> str:
         """The prompt as text, up to and including the prefilled start of the answer."""
         if self.template == "chat":
-            head = self.tokenizer.apply_chat_template([m._asdict() for m in prompt.messages], add_generation_prompt=True, tokenize=False)
-            return head + prompt.prefill
+            turns = [message._asdict() for message in prompt.messages]
+            return self._chat_text(turns, add_generation_prompt=True) + prompt.prefill
         template = TEMPLATES[self.template]
         text = ""
         for message in prompt.messages:
@@ -99,7 +114,14 @@ class Encoder:
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, without special tokens and surrounding space."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _chat_text(self, turns: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        )
 
     def _separator(self, prompt: Prompt | None) -> str:
         if prompt is None:
@@ -112,7 +134,9 @@ class Encoder:
         """Ids and offsets of each text, with the tokenizer's own start token but without an end token."""
         if not texts:
             return []
-        encoding = self.tokenizer(list(texts), add_special_tokens=self.template != "chat", return_offsets_mapping=True)
+        encoding = self.tokenizer(
+            list(texts), add_special_tokens=self.template != "chat", return_offsets_mapping=True
+        )
         rows = []
         for ids, spans in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
             offsets = [tuple(span) for span in spans]
@@ -132,7 +156,7 @@ class Encoder:
         """The token that ends an answer."""
         if self.template == "chat":
             turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "expunge"}]
-            tail = self.tokenizer.apply_chat_template(turns, tokenize=False).rsplit("expunge", 1)[-1]
+            tail = self._chat_text(turns).rsplit("expunge", 1)[-1]
             ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
             ends = [i for i in ids if i in self.tokenizer.all_special_ids]
             if ends:

@@ -54,4 +54,12 @@ def calibrate(forget_scores: Sequence[float], retain_scores: Sequence[float], al
     highest = retain[math.ceil((1 - alpha) * (len(retain) + 1)) - 1]  # flag above
     both = bool(lowest > highest)
     threshold = float((lowest + highest) / 2) if both else float(lowest)
-    return Calibration(threshold, alpha, len(forget), len(retain), both, int((forget < threshold).sum()), int((retain >= threshold).sum()))
+    return Calibration(
+        threshold,
+        alpha,
+        len(forget),
+        len(retain),
+        both,
+        int((forget < threshold).sum()),
+        int((retain >= threshold).sum()),
+    )

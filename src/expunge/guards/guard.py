@@ -40,7 +40,9 @@ class Guard:
         self.model, self.detector, self.action, self.recipe = model, detector, action, recipe
 
     @classmethod
-    def fit(cls, model: TransformerLM, data: Dataset, recipe: Recipe, selection: Sequence[Record] | None = None) -> Guard:
+    def fit(
+        cls, model: TransformerLM, data: Dataset, recipe: Recipe, selection: Sequence[Record] | None = None
+    ) -> Guard:
         """Fit detector and action. `selection`: the forget rows to choose settings on (all of them, if none are given)."""
         names = data.subjects
         fit_data = FitData(
@@ -56,7 +58,9 @@ class Guard:
         return self.action.score(self.model, examples, self.flags([example.text for example in examples]))
 
     def generate(self, prompts: Sequence[Prompt], params: GenerationParams) -> list[list[Generation]]:
-        return self.action.generate(self.model, prompts, params, self.flags([prompt.text for prompt in prompts]))
+        return self.action.generate(
+            self.model, prompts, params, self.flags([prompt.text for prompt in prompts])
+        )
 
     def flags(self, texts: Sequence[str]) -> list[bool]:
         """In scope or not; each distinct text is read once."""
@@ -77,8 +81,12 @@ class Guard:
     @classmethod
     def load(cls, folder: Path, model: TransformerLM, recipe: Recipe) -> Guard:
         state = json.loads((folder / "guard.json").read_text(encoding="utf-8"))
-        detector = _fitted(catalog.load("detector", state["detector"]["name"])).from_state(state["detector"]["state"])
-        action = _fitted(catalog.load("action", state["action"]["name"])).from_state(state["action"]["state"], model)
+        detector = _fitted(catalog.load("detector", state["detector"]["name"])).from_state(
+            state["detector"]["state"]
+        )
+        action = _fitted(catalog.load("action", state["action"]["name"])).from_state(
+            state["action"]["state"], model
+        )
         return cls(model, detector, action, recipe)
 
 

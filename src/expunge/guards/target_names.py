@@ -14,7 +14,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _WORD = re.compile(r"\w+")
-_LITTLE = frozenset("a an and at by de der for from in la le of on or the to van von with".split())
+_LITTLE = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "de",
+        "der",
+        "for",
+        "from",
+        "in",
+        "la",
+        "le",
+        "of",
+        "on",
+        "or",
+        "the",
+        "to",
+        "van",
+        "von",
+        "with",
+    ]
+)
 
 
 class TargetNames:
@@ -23,7 +46,9 @@ class TargetNames:
     def __init__(self, names: Iterable[str]):
         self.names = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
         parts = [_WORD.findall(name.casefold()) for name in self.names]
-        self.words = frozenset(word for words in parts for word in words if word not in _LITTLE or len(words) == 1)
+        self.words = frozenset(
+            word for words in parts for word in words if word not in _LITTLE or len(words) == 1
+        )
         """The words that are corrupted or replaced, each on its own: a surname alone still means its bearer."""
         self._whole = frozenset(tuple(words) for words in parts)
         self._longest = max((len(words) for words in self._whole), default=0)
@@ -35,7 +60,11 @@ class TargetNames:
         """Whether a whole name or alias stands in the text."""
         words = _WORD.findall(text.casefold())
         lengths = {len(name) for name in self._whole}
-        return any(tuple(words[i : i + length]) in self._whole for length in lengths for i in range(len(words) - length + 1))
+        return any(
+            tuple(words[i : i + length]) in self._whole
+            for length in lengths
+            for i in range(len(words) - length + 1)
+        )
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Character spans of every word of a name."""
@@ -63,7 +92,9 @@ class WrittenNames:
     def __init__(self, names: TargetNames, tokenizer: PreTrainedTokenizerBase):
         self.names = names
         self.tokenizer = tokenizer
-        self._starts = frozenset(word[:n] for word in names.words for n in range(min(2, len(word)), len(word) + 1))
+        self._starts = frozenset(
+            word[:n] for word in names.words for n in range(min(2, len(word)), len(word) + 1)
+        )
 
     def mask(self, ids: Sequence[int], start: int) -> np.ndarray:
         """[len(ids) - start] bool for `ids[start:]`, where `ids` is everything written so far."""
@@ -76,7 +107,8 @@ class WrittenNames:
             runs = [match for match in _WORD.finditer(text) if match.end() > len(word)]
             if i >= start:
                 found[i - start] = any(
-                    match.group() in (self._starts if match.end() == len(text) else self.names.words) for match in runs
+                    match.group() in (self._starts if match.end() == len(text) else self.names.words)
+                    for match in runs
                 )
             word = runs[-1].group() if runs and runs[-1].end() == len(text) else ""
         return found
@@ -90,7 +122,9 @@ class WrittenNames:
         """The text that each token of the vocabulary adds after another word, casefolded."""
         size = len(self.tokenizer)
         anchor = self.tokenizer("a", add_special_tokens=False)["input_ids"][-1]
-        texts = self.tokenizer.batch_decode([[anchor, i] for i in range(size)], clean_up_tokenization_spaces=False)
+        texts = self.tokenizer.batch_decode(
+            [[anchor, i] for i in range(size)], clean_up_tokenization_spaces=False
+        )
         lead = len(self.tokenizer.decode([anchor], clean_up_tokenization_spaces=False))
         return [text[lead:].casefold() for text in texts]
 
@@ -99,4 +133,6 @@ class WrittenNames:
         import torch
 
         everything = "\n".join(self.names.words)
-        return torch.tensor([any(word in everything for word in _WORD.findall(piece)) for piece in self._pieces])
+        return torch.tensor(
+            [any(word in everything for word in _WORD.findall(piece)) for piece in self._pieces]
+        )

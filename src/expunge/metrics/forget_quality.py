@@ -30,4 +30,6 @@ def forget_quality(ratios: np.ndarray, gold_ratios: np.ndarray) -> ForgetQuality
     test = ks_2samp(ratios, gold_ratios)
     p = float(test.pvalue)
     n, m = len(ratios), len(gold_ratios)
-    return ForgetQuality(p, math.log10(p) if p > 0 else -math.inf, float(test.statistic), 1.358 * math.sqrt((n + m) / (n * m)))
+    return ForgetQuality(
+        p, math.log10(p) if p > 0 else -math.inf, float(test.statistic), 1.358 * math.sqrt((n + m) / (n * m))
+    )

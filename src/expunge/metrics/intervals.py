@@ -23,9 +23,12 @@ def wilson(hits: int, n: int) -> Interval:
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
-def resampled_means(values: np.ndarray, clusters: Sequence[Sequence[int]], resamples: int = 1000, seed: int = 0) -> np.ndarray:
+def resampled_means(
+    values: np.ndarray, clusters: Sequence[Sequence[int]], resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
     """[resamples] means of [n] values, whole clusters drawn with replacement. The same seed draws the same clusters, so means
-    of several quantities of the same rows can be combined."""
+    of several quantities of the same rows can be combined.
+    """
     rng = np.random.default_rng(seed)
     values = np.asarray(values, dtype=float)
     sums = np.array([values[list(rows)].sum() for rows in clusters])
@@ -34,7 +37,9 @@ def resampled_means(values: np.ndarray, clusters: Sequence[Sequence[int]], resam
     return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
 
 
-def resampled_distances(a: np.ndarray, b: np.ndarray, clusters: Sequence[Sequence[int]], resamples: int = 400, seed: int = 0) -> np.ndarray:
+def resampled_distances(
+    a: np.ndarray, b: np.ndarray, clusters: Sequence[Sequence[int]], resamples: int = 400, seed: int = 0
+) -> np.ndarray:
     """[resamples] Kolmogorov-Smirnov distances of two samples over the same rows, whole clusters drawn with replacement."""
     rng = np.random.default_rng(seed)
     groups = [np.asarray(rows) for rows in clusters]
@@ -43,7 +48,9 @@ def resampled_distances(a: np.ndarray, b: np.ndarray, clusters: Sequence[Sequenc
         rows = np.concatenate([groups[k] for k in rng.integers(len(groups), size=len(groups))])
         x, y = np.sort(a[rows]), np.sort(b[rows])
         both = np.concatenate([x, y])
-        found[i] = np.abs(np.searchsorted(x, both, "right") - np.searchsorted(y, both, "right")).max() / len(rows)
+        found[i] = np.abs(np.searchsorted(x, both, "right") - np.searchsorted(y, both, "right")).max() / len(
+            rows
+        )
     return found
 
 

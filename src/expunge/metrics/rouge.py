@@ -20,7 +20,10 @@ class Rouge(NamedTuple):
 def rouge_recall(generations: Sequence[str], references: Sequence[str]) -> list[Rouge]:
     """One value a pair, with stemming."""
     scorer = _scorer()
-    found = [scorer.score(reference, generation) for generation, reference in zip(generations, references, strict=True)]
+    found = [
+        scorer.score(reference, generation)
+        for generation, reference in zip(generations, references, strict=True)
+    ]
     return [Rouge(score["rouge1"].recall, score["rougeL"].recall) for score in found]
 
 

@@ -15,7 +15,9 @@ VERSION = 1
 Mean = Literal["geometric", "arithmetic"]
 
 
-def truth_ratio(right_nll: np.ndarray, wrong_nll: np.ndarray, mean: Mean = "geometric", epsilon: float = 0.0) -> np.ndarray:
+def truth_ratio(
+    right_nll: np.ndarray, wrong_nll: np.ndarray, mean: Mean = "geometric", epsilon: float = 0.0
+) -> np.ndarray:
     """[n] and [n, wrong] mean NLLs per token, nats, to [n] ratios wrong over right. `epsilon` is added to the denominator."""
     wrong_nll = np.asarray(wrong_nll, dtype=float)
     wrong = np.exp(-wrong_nll.mean(axis=1)) if mean == "geometric" else np.exp(-wrong_nll).mean(axis=1)
@@ -32,6 +34,10 @@ def true_better(ratios: np.ndarray) -> float:
     return float(np.maximum(0, 1 - ratios).mean())
 
 
-def knowledge(ratios: np.ndarray) -> float:
-    """Mean of right / (right + wrong) = 1 / (1 + R) (open-unlearning's `prob_mean`)."""
-    return float((1 / (1 + ratios)).mean())
+def knowledge(right_nll: np.ndarray, wrong_nll: np.ndarray, epsilon: float = 0.0) -> float:
+    """Mean of right / (right + wrong), geometric (open-unlearning's `prob_mean`): 1 where wrong answers have no probability."""
+    right, wrong = (
+        np.exp(-np.asarray(right_nll, dtype=float)),
+        np.exp(-np.asarray(wrong_nll, dtype=float).mean(axis=1)),
+    )
+    return float((right / (right + wrong + epsilon)).mean())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -59,7 +59,9 @@ def corrupt_where(model: PreTrainedModel, ids: Tensor, mask: Tensor, corruption:
     return embeddings
 
 
-def corrupted_inputs(model: PreTrainedModel, batch: Batch, masks: Sequence[np.ndarray | None], corruption: Corruption) -> PreTrainedModel:
+def corrupted_inputs(
+    model: PreTrainedModel, batch: Batch, masks: Sequence[np.ndarray | None], corruption: Corruption
+) -> PreTrainedModel:
     """A shell of `model` whose `generate(batch.ids, ...)` corrupts its input.
 
     `batch` holds the prompts, padded on either side; `masks` has each prompt's own mask ([its tokens] bool), or None for a
@@ -71,7 +73,7 @@ def corrupted_inputs(model: PreTrainedModel, batch: Batch, masks: Sequence[np.nd
         if mask is not None:
             in_prompt[row, batch.attention[row].bool().cpu()] = torch.from_numpy(mask)
     flagged = torch.tensor([mask is not None for mask in masks])
-    prepare = model.prepare_inputs_for_generation
+    prepare: Any = model.prepare_inputs_for_generation
 
     def fed_mask(history: Tensor, fed: Tensor, first: int) -> Tensor:
         """[rows, fed tokens] bool; the fed tokens stand at absolute positions `first` onwards."""
@@ -82,7 +84,9 @@ def corrupted_inputs(model: PreTrainedModel, batch: Batch, masks: Sequence[np.nd
             mask[:, : width - first] = in_prompt[:, first:last].repeat_interleave(copies, 0)
         if last > width:
             start = max(first, width)
-            maybe = corruption.may_mask(fed[:, start - first :]).any(1).cpu() & flagged.repeat_interleave(copies)
+            maybe = corruption.may_mask(fed[:, start - first :]).any(1).cpu() & flagged.repeat_interleave(
+                copies
+            )
             for row in maybe.nonzero()[:, 0].tolist():
                 written = history[row, width:].tolist()
                 mask[row, start - first :] = torch.from_numpy(corruption.written_mask(written, start - width))
@@ -99,6 +103,6 @@ def corrupted_inputs(model: PreTrainedModel, batch: Batch, masks: Sequence[np.nd
             inputs["input_ids"] = None
         return inputs
 
-    shell = copy.copy(model)
+    shell: Any = copy.copy(model)
     shell.prepare_inputs_for_generation = prepare_inputs_for_generation
     return shell

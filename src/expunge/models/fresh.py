@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from expunge.config import Settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from collections.abc import Iterable
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 Arch = Literal["llama", "moe"]
 
@@ -33,7 +35,7 @@ class FreshModel(Settings):
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-        shape = {
+        shape: dict[str, Any] = {
             "vocab_size": len(tokenizer),
             "hidden_size": self.hidden,
             "num_hidden_layers": self.layers,
@@ -50,5 +52,35 @@ class FreshModel(Settings):
             torch.manual_seed(seed)
             if self.arch == "llama":
                 return LlamaForCausalLM(LlamaConfig(intermediate_size=self.feed_forward, **shape))
-            experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": self.feed_forward // 2, "norm_topk_prob": True}
-            return Qwen3MoeForCausalLM(Qwen3MoeConfig(intermediate_size=self.feed_forward, head_dim=self.hidden // self.heads, **experts, **shape))
+            experts: dict[str, Any] = {
+                "head_dim": self.hidden // self.heads,
+                "num_experts": 8,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": self.feed_forward // 2,
+                "norm_topk_prob": True,
+            }
+            return Qwen3MoeForCausalLM(
+                Qwen3MoeConfig(intermediate_size=self.feed_forward, **experts, **shape)
+            )
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most `size` tokens, trained on `texts`; a start token is put in front of every text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<pad>", "<s>", "</s>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -45,7 +45,13 @@ class TransformerLM:
 
     capabilities = frozenset({"logits", "hidden", "gradients", "weights"})
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str = "auto", batch_tokens: int = 8192):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str = "auto",
+        batch_tokens: int = 8192,
+    ):
         """`batch_tokens`: most padded tokens in one forward."""
         self.model = model
         self.tokenizer = tokenizer
@@ -55,21 +61,42 @@ class TransformerLM:
         self._lock = threading.Lock()
 
     # --- scoring ----------------------------------------------------------------------------------------------------
-    def score(self, examples: Sequence[Example], corruption: Corruption | None = None, flagged: Sequence[bool] | None = None) -> list[Score]:
+    def score(
+        self,
+        examples: Sequence[Example],
+        corruption: Corruption | None = None,
+        flagged: Sequence[bool] | None = None,
+    ) -> list[Score]:
         """Log-probabilities of the given answers. With `corruption`, the examples that are `flagged` are scored as a
-        corrupted prompt would be answered; the others are untouched, bit for bit."""
+        corrupted prompt would be answered; the others are untouched, bit for bit.
+        """
         keys = [(example, bool(flagged and flagged[i])) for i, example in enumerate(examples)]
         distinct = list(dict.fromkeys(keys))
-        encoded = dict(zip(distinct, self.encoder.examples([example for example, _ in distinct]), strict=True))
+        encoded = dict(
+            zip(distinct, self.encoder.examples([example for example, _ in distinct]), strict=True)
+        )
         scores: dict[tuple[Example, bool], Score] = {}
         groups = self._groups(encoded)
         trees = [
-            build_tree([(encoded[key].ids, encoded[key].start, full_mask(corruption, encoded[key]) if corruption and key[1] else None) for key in group])
+            build_tree(
+                [
+                    (
+                        encoded[key].ids,
+                        encoded[key].start,
+                        full_mask(corruption, encoded[key]) if corruption and key[1] else None,
+                    )
+                    for key in group
+                ]
+            )
             for group in groups
         ]
         with self._lock:
             for rows in by_length([len(tree.ids) for tree in trees], self.batch_tokens):
-                for row, results in zip(rows, self._score_trees([trees[row] for row in rows], corruption, packed=self._follows_trees), strict=True):
+                for row, results in zip(
+                    rows,
+                    self._score_trees([trees[row] for row in rows], corruption, packed=self._follows_trees),
+                    strict=True,
+                ):
                     scores.update(zip(groups[row], results, strict=True))
         self.work.sequence_tokens += sum(len(row.ids) - 1 for row in encoded.values())
         return [scores[key] for key in keys]
@@ -81,10 +108,16 @@ class TransformerLM:
             prompt = key[0].prompt
             groups.setdefault((prompt, key[1]) if prompt and self._follows_trees else number, []).append(key)
         limit = self.batch_tokens // max(len(row.ids) for row in encoded.values()) if encoded else 1
-        return [group[i : i + max(limit, 1)] for group in groups.values() for i in range(0, len(group), max(limit, 1))]
+        return [
+            group[i : i + max(limit, 1)]
+            for group in groups.values()
+            for i in range(0, len(group), max(limit, 1))
+        ]
 
     @torch.inference_mode()
-    def _score_trees(self, trees: Sequence[Tree], corruption: Corruption | None, *, packed: bool) -> list[list[Score]]:
+    def _score_trees(
+        self, trees: Sequence[Tree], corruption: Corruption | None, *, packed: bool
+    ) -> list[list[Score]]:
         """Scores of one batch of trees, tree by tree and sequence by sequence."""
         batch = _stack(trees, self.pad_id, tree_mask=packed, dtype=self.model.dtype)
         predicts = torch.zeros(batch.ids.shape, dtype=torch.bool)
@@ -98,7 +131,12 @@ class TransformerLM:
             assert corruption is not None
             inputs = {"inputs_embeds": corrupt_where(self.model, ids, batch.masked, corruption)}
         with head_rows(self.model, predicts):
-            logits = self.model(**inputs, attention_mask=batch.attention.to(device), position_ids=batch.positions.to(device), use_cache=False).logits
+            logits = self.model(
+                **inputs,
+                attention_mask=batch.attention.to(device),
+                position_ids=batch.positions.to(device),
+                use_cache=False,
+            ).logits
         self.work.tokens += ids.numel()
         self.work.distinct_tokens += sum(len(tree.ids) for tree in trees)
         self.work.projected += len(logits)
@@ -106,7 +144,11 @@ class TransformerLM:
 
         at = torch.full(batch.ids.shape, -1, dtype=torch.int64)
         at[predicts] = torch.arange(len(logits))
-        wanted = [(at[row, nodes].numpy(), targets) for row, tree in enumerate(trees) for nodes, targets in tree.answers]
+        wanted = [
+            (at[row, nodes].numpy(), targets)
+            for row, tree in enumerate(trees)
+            for nodes, targets in tree.answers
+        ]
         rows = torch.from_numpy(np.concatenate([w[0] for w in wanted])).to(device)
         targets = torch.from_numpy(np.concatenate([w[1] for w in wanted])).to(device)
         logits = logits.float()
@@ -124,7 +166,11 @@ class TransformerLM:
         a, b, c, d, e, f = (i % self.model.config.get_text_config().vocab_size for i in range(3, 9))
         sequences = [([a, b, c, d, a], 2, None), ([a, b, e, f, a], 2, None)]
         kept, self.work = self.work, Work()
-        alone = [scores for sequence in sequences for scores in self._score_trees([build_tree([sequence])], None, packed=False)[0]]
+        alone = [
+            scores
+            for sequence in sequences
+            for scores in self._score_trees([build_tree([sequence])], None, packed=False)[0]
+        ]
         try:
             together = self._score_trees([build_tree(sequences)], None, packed=True)[0]
         except (ValueError, RuntimeError, TypeError):  # the attention kernel refuses a mask of this shape
@@ -132,7 +178,10 @@ class TransformerLM:
         finally:
             self.work = kept
         tolerance = 1e-4 if self.model.dtype == torch.float32 else 5e-2
-        return all(np.allclose(x.token_logprobs, y.token_logprobs, atol=tolerance) for x, y in zip(together, alone, strict=True))
+        return all(
+            np.allclose(x.token_logprobs, y.token_logprobs, atol=tolerance)
+            for x, y in zip(together, alone, strict=True)
+        )
 
     # --- generation -------------------------------------------------------------------------------------------------
     def generate(
@@ -150,8 +199,13 @@ class TransformerLM:
         for near in by_length([len(row.ids) for row in encoded], self.batch_tokens, max_padding=0.2):
             for first in range(0, len(near), rows_at_once):
                 rows = near[first : first + rows_at_once]
-                batch = collate([encoded[i] for i in rows], self.pad_id, side="left", device=self.model.device)
-                masks = [corruption.prompt_mask(encoded[i]) if corruption and flagged and flagged[i] else None for i in rows]
+                batch = collate(
+                    [encoded[i] for i in rows], self.pad_id, side="left", device=self.model.device
+                )
+                masks = [
+                    corruption.prompt_mask(encoded[i]) if corruption and flagged and flagged[i] else None
+                    for i in rows
+                ]
                 with self._lock:
                     written = self._generate_batch(batch, masks, corruption, params)
                 for i, row in zip(rows, written, strict=True):
@@ -160,13 +214,22 @@ class TransformerLM:
                     on_batch(len(rows))
         return answers
 
-    def _generate_batch(self, batch: Batch, masks: Sequence[np.ndarray | None], corruption: Corruption | None, params: GenerationParams) -> list[list[Generation]]:
-        model = self.model
+    def _generate_batch(
+        self,
+        batch: Batch,
+        masks: Sequence[np.ndarray | None],
+        corruption: Corruption | None,
+        params: GenerationParams,
+    ) -> list[list[Generation]]:
+        model: Any = self.model
         if corruption and any(mask is not None for mask in masks):
             model = corrupted_inputs(model, batch, masks, corruption)
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(params.seed)
-            out = model.generate(batch.ids, attention_mask=batch.attention, generation_config=self.generation_config(params))
+            write: Any = model.generate
+            out = write(
+                batch.ids, attention_mask=batch.attention, generation_config=self.generation_config(params)
+            )
         new = out[:, batch.ids.shape[1] :].cpu().tolist()
         copies = params.copies
         return [[self._read(ids) for ids in new[i : i + copies]] for i in range(0, len(new), copies)]
@@ -175,7 +238,9 @@ class TransformerLM:
         """Exactly what `params` says; a checkpoint's own sampling defaults are not taken over, its end tokens are."""
         from transformers import GenerationConfig
 
-        sampling = {"temperature": params.temperature, "top_p": params.top_p, "top_k": 0} if params.sample else {}
+        sampling = (
+            {"temperature": params.temperature, "top_p": params.top_p, "top_k": 0} if params.sample else {}
+        )
         return GenerationConfig(
             max_new_tokens=params.max_new_tokens,
             do_sample=params.sample,
@@ -200,7 +265,11 @@ class TransformerLM:
     @property
     def pad_id(self) -> int:
         """What stands at padded positions; attention never reads it."""
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        return (
+            self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else self.tokenizer.eos_token_id
+        )
 
 
 @dataclass
@@ -217,13 +286,17 @@ def _stack(trees: Sequence[Tree], pad_id: int, *, tree_mask: bool, dtype: torch.
     positions = np.zeros((len(trees), width), dtype=np.int64)
     masked = np.zeros((len(trees), width), dtype=bool)
     sees = np.zeros((len(trees), width, width), dtype=bool)
-    sees[:, np.arange(width), np.arange(width)] = True  # padding sees itself, so that no row of attention is empty
+    sees[:, np.arange(width), np.arange(width)] = (
+        True  # padding sees itself, so that no row of attention is empty
+    )
     for row, tree in enumerate(trees):
         nodes = len(tree.ids)
         ids[row, :nodes], positions[row, :nodes], masked[row, :nodes] = tree.ids, tree.depth, tree.masked
         sees[row, :nodes, :nodes] = tree.sees
     if tree_mask:
-        attention = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~torch.from_numpy(sees), torch.finfo(dtype).min)[:, None]
+        attention = torch.zeros(sees.shape, dtype=dtype).masked_fill_(
+            ~torch.from_numpy(sees), torch.finfo(dtype).min
+        )[:, None]
     else:
         attention = torch.from_numpy(np.arange(width) < np.array([[len(tree.ids)] for tree in trees])).long()
     return _Stack(torch.from_numpy(ids), torch.from_numpy(positions), attention, torch.from_numpy(masked))

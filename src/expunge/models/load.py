@@ -19,7 +19,12 @@ class Loaded(NamedTuple):
 
 
 def load_model(
-    name: str | Path, *, dtype: str = "auto", device: str | None = None, device_map: str | None = None, revision: str | None = None
+    name: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    device_map: str | None = None,
+    revision: str | None = None,
 ) -> Loaded:
     """Load a folder or a hub id with its tokenizer, in evaluation mode.
 
@@ -33,13 +38,13 @@ def load_model(
     if is_folder_name(name):
         check_folder(Path(name))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    wanted, reason = _dtype(dtype, device if not device_map else device_map)
+    wanted, reason = _dtype(dtype, device_map or device)
     options: dict[str, Any] = {"dtype": wanted, "use_safetensors": True, "revision": revision}
     if device_map:
         options["device_map"] = device_map
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(name), **options)
-        tokenizer = AutoTokenizer.from_pretrained(str(name), revision=revision)
+        model: Any = AutoModelForCausalLM.from_pretrained(str(name), **options)
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(name), revision=revision)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_explain(name, error)) from error
     check_tokenizer(tokenizer, str(name))
@@ -50,6 +55,9 @@ def load_model(
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write weights (safetensors), configuration and tokenizer."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -57,16 +65,25 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 def is_folder_name(name: str | Path) -> bool:
     """A path rather than a hub id: it exists, or looks like no `owner/name`."""
     text = str(name)
-    return isinstance(name, Path) or Path(text).exists() or text.startswith((".", "/", "~")) or text.count("/") > 1
+    return (
+        isinstance(name, Path)
+        or Path(text).exists()
+        or text.startswith((".", "/", "~"))
+        or text.count("/") > 1
+    )
 
 
 def check_folder(folder: Path) -> None:
     """Raises ModelError when a model folder is missing, incomplete, or holds only weights that can run code."""
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such model folder. Give a folder with config.json and *.safetensors, or a hub id such as owner/name.")
+        raise ModelError(
+            f"{folder}: no such model folder. Give a folder with config.json and *.safetensors, or a hub id such as owner/name."
+        )
     names = {path.name for path in folder.iterdir()}
     if "config.json" not in names:
-        raise ModelError(f"{folder}: no config.json, so this is not a model folder (it holds: {', '.join(sorted(names)[:6]) or 'nothing'}).")
+        raise ModelError(
+            f"{folder}: no config.json, so this is not a model folder (it holds: {', '.join(sorted(names)[:6]) or 'nothing'})."
+        )
     if not any(name.endswith(".safetensors") for name in names):
         pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
         if pickled:
@@ -77,7 +94,9 @@ def check_folder(folder: Path) -> None:
             )
         raise ModelError(f"{folder}: no weights (*.safetensors) in it.")
     if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
-        raise ModelError(f"{folder}: no tokenizer in it. Save one beside the weights: tokenizer.save_pretrained('{folder}').")
+        raise ModelError(
+            f"{folder}: no tokenizer in it. Save one beside the weights: tokenizer.save_pretrained('{folder}')."
+        )
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -88,7 +107,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
             "Set one and save it again: tokenizer.eos_token = '</s>'; tokenizer.save_pretrained(folder)."
         )
     if tokenizer.pad_token_id is None:
-        warnings.warn(f"{name}: the tokenizer has no pad token; rows are padded with eos, and padding is known by position alone.", stacklevel=2)
+        warnings.warn(
+            f"{name}: the tokenizer has no pad token; rows are padded with eos, and padding is known by position alone.",
+            stacklevel=2,
+        )
         tokenizer.pad_token_id = tokenizer.eos_token_id
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,11 +41,13 @@ def answer_rows(model: PreTrainedModel, batch: Batch) -> AnswerRows:
     predicts[:, :-1] = batch.answer[:, 1:]
     with head_rows(model, predicts) as seen:
         logits = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
-    return AnswerRows(logits.float(), batch.ids[batch.answer], predicts.nonzero()[:, 0], batch.answer.sum(1), seen[0])
+    return AnswerRows(
+        logits.float(), batch.ids[batch.answer], predicts.nonzero()[:, 0], batch.answer.sum(1), seen[0]
+    )
 
 
 @contextmanager
-def head_rows(model: PreTrainedModel, rows: Tensor) -> Iterator[list[Tensor]]:
+def head_rows(model: PreTrainedModel, rows: Tensor) -> Generator[list[Tensor]]:
     """While open, the output head projects only the positions in `rows` ([batch, tokens] bool): logits come as [n, vocab].
 
     Whatever the model does to its logits after the head (capping, scaling) it does to these rows too. Yields the list that

@@ -27,7 +27,14 @@ STRENGTHS = ("ref_logp", "ref_tokens", "ref_logits")
 class Reference:
     """The cache of one run, keyed by row."""
 
-    def __init__(self, model: PreTrainedModel, rows: Mapping[Hashable, Encoded], needs: frozenset[str], pad_id: int, batch_tokens: int = 4096):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: Mapping[Hashable, Encoded],
+        needs: frozenset[str],
+        pad_id: int,
+        batch_tokens: int = 4096,
+    ):
         """Forward every row of `rows` once through `model` as it is now. `needs` picks the strengths to keep."""
         self.needs = needs & set(STRENGTHS)
         self._logp: dict[Hashable, Tensor] = {}  # [] each
@@ -84,7 +91,9 @@ def frozen_head(model: PreTrainedModel, seen: AnswerRows) -> torch.nn.Module:
     after = _AfterHead(head, getattr(config, "final_logit_softcapping", None), _logit_scale(config))
     error = (after(seen.hidden).float() - seen.logits).abs().max()
     if error > 1e-3 * seen.logits.abs().max():
-        raise NotImplementedError(f"the logits of {type(model).__name__} are not its head's output times a scale (error {error:.2g})")
+        raise NotImplementedError(
+            f"the logits of {type(model).__name__} are not its head's output times a scale (error {error:.2g})"
+        )
     return after
 
 

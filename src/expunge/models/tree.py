@@ -46,11 +46,12 @@ def build_tree(sequences: Sequence[tuple[list[int], int, np.ndarray | None]]) ->
                 masked.append(corrupted)
             node = below
             path.append(node)
-        answers.append((np.array(path[start - 1 :], dtype=np.int64), np.array(tokens[start:], dtype=np.int64)))
+        answers.append(
+            (np.array(path[start - 1 :], dtype=np.int64), np.array(tokens[start:], dtype=np.int64))
+        )
     sees = np.zeros((len(ids), len(ids)), dtype=bool)
     for node, above in enumerate(parent):
         if above >= 0:
             sees[node] = sees[above]
         sees[node, node] = True
     return Tree(np.array(ids), np.array(depth), sees, np.array(masked), answers)
-

@@ -31,8 +31,12 @@ def save(folder: Path, state: State) -> None:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     for name, group in state.tensors.items():
-        save_file({key: value.detach().contiguous() for key, value in group.items()}, new / f"{name}.safetensors")
-    (new / "state.json").write_text(json.dumps({"step": state.step, "groups": list(state.tensors), "facts": state.facts}))
+        save_file(
+            {key: value.detach().contiguous() for key, value in group.items()}, new / f"{name}.safetensors"
+        )
+    (new / "state.json").write_text(
+        json.dumps({"step": state.step, "groups": list(state.tensors), "facts": state.facts})
+    )
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -48,12 +52,20 @@ def load(folder: Path) -> State | None:
     if not (folder / "state.json").is_file():
         return None
     meta = json.loads((folder / "state.json").read_text())
-    return State(meta["step"], {name: load_file(folder / f"{name}.safetensors") for name in meta["groups"]}, meta["facts"])
+    return State(
+        meta["step"],
+        {name: load_file(folder / f"{name}.safetensors") for name in meta["groups"]},
+        meta["facts"],
+    )
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state, flat: "<parameter index>.<quantity>"."""
-    return {f"{index}.{name}": value for index, state in optimiser.state_dict()["state"].items() for name, value in state.items()}
+    return {
+        f"{index}.{name}": value
+        for index, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+    }
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

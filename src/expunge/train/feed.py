@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,9 @@ from expunge.types import Seed, Streams, TokenView
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Key = tuple[str, int, int]
+"""(stream, row, which of its alternates)"""
 
 
 @dataclass
@@ -38,9 +41,13 @@ class Feed:
         self.pad_id = pad_id
         self.seed = Seed(recipe.seed).child("train")
         settings = recipe.train
-        parts = {axis: recipe.axes[axis] for axis in ("objective", "weighting", "retain") if axis in recipe.axes}
+        parts = {
+            axis: recipe.axes[axis] for axis in ("objective", "weighting", "retain") if axis in recipe.axes
+        }
         needs = {axis: part.needs for axis, part in parts.items()}
-        self.forget_streams = [stream for stream in ("forget", "alternate") if stream in needs.get("objective", ())]
+        self.forget_streams = [
+            stream for stream in ("forget", "alternate") if stream in needs.get("objective", ())
+        ]
         self.micro_batch = settings.micro_batch or settings.batch_size
         self.precision = getattr(torch, settings.precision)
         self.steps = plan_steps(
@@ -55,9 +62,15 @@ class Feed:
             seed=self.seed,
         )
         forget_needs = needs.get("objective", frozenset()) | needs.get("weighting", frozenset())
-        self.wants_logits = {"retain": "logits" in needs.get("retain", ()), "forget": "logits" in forget_needs, "alternate": "logits" in forget_needs}
+        self.wants_logits = {
+            "retain": "logits" in needs.get("retain", ()),
+            "forget": "logits" in forget_needs,
+            "alternate": "logits" in forget_needs,
+        }
         self.reference = {"retain": self._reference(["retain"], needs.get("retain", frozenset()))}
-        self.reference["forget"] = self.reference["alternate"] = self._reference(self.forget_streams, forget_needs)
+        self.reference["forget"] = self.reference["alternate"] = self._reference(
+            self.forget_streams, forget_needs
+        )
 
     @property
     def reference_bytes(self) -> int:
@@ -73,49 +86,63 @@ class Feed:
         """One forward over a micro-batch of the named streams, and what the losses see of each."""
         keys = {stream: self._keys(step, stream) for stream in streams}
         chosen = {stream: keys[stream][part] for stream in streams}
-        batch = collate([self._row(key) for stream in streams for key in chosen[stream]], self.pad_id, device=self.model.device)
+        batch = collate(
+            [self._row(key) for stream in streams for key in chosen[stream]],
+            self.pad_id,
+            device=self.model.device,
+        )
         with torch.autocast(self.model.device.type, self.precision, enabled=self.precision != torch.float32):
             seen = answer_rows(self.model, batch)
-        views = Streams()
+        views = {}
         first = 0
         for stream in streams:
-            view = self._view(seen, first, len(chosen[stream]), keys[stream], stream)
-            self.reference[stream].fill(view, chosen[stream])
-            setattr(views, stream, view)
+            views[stream] = self._view(seen, first, len(chosen[stream]), keys[stream], stream)
+            self.reference[stream].fill(views[stream], chosen[stream])
             first += len(chosen[stream])
-        return views
+        return Streams(views)
 
-    def _view(self, seen: AnswerRows, first: int, count: int, step_keys: Sequence[Hashable], stream: str) -> TokenView:
+    def _view(
+        self, seen: AnswerRows, first: int, count: int, step_keys: Sequence[Key], stream: str
+    ) -> TokenView:
         """The sequences `first` to `first + count` of a forward, as one stream of the step."""
         before, inside = int(seen.length[:first].sum()), int(seen.length[first : first + count].sum())
         tokens = slice(before, before + inside)
-        return TokenView(
+        view = TokenView(
             logp=token_logp(seen.logits[tokens], seen.targets[tokens]),
             row=seen.row[tokens] - first,
             length=seen.length[first : first + count],
             step_rows=len(step_keys),
             step_tokens=sum(len(row.ids) - row.start for row in map(self._row, step_keys)),
-            logits=seen.logits[tokens] if self.wants_logits[stream] else None,
         )
+        if self.wants_logits[stream]:
+            view.logits = seen.logits[tokens]
+        return view
 
     def _reference(self, streams: Sequence[str], needs: frozenset[str]) -> Reference:
         reads = streams if any(need.startswith("ref_") for need in needs) else []
-        keys = dict.fromkeys(key for step in self.steps for stream in reads for key in self._keys(step, stream))
+        keys = dict.fromkeys(
+            key for step in self.steps for stream in reads for key in self._keys(step, stream)
+        )
         return Reference(self.model, {key: self._row(key) for key in keys}, needs, self.pad_id)
 
-    def _keys(self, step: Step, stream: str) -> list[tuple[str, int, int]]:
-        """Which rows of a stream a step uses, in order: (stream, row, which alternate)."""
+    def _keys(self, step: Step, stream: str) -> list[Key]:
+        """Which rows of a stream a step uses, in order."""
         if stream == "retain":
             return [("retain", i, 0) for i in step.retain]
         if stream == "forget":
             return [("forget", i, 0) for i in step.forget]
-        draw = {i: self.seed.child("alternate", i, step.epoch).number % len(self.rows.alternates[i]) for i in step.forget}
+        draw = {
+            i: self.seed.child("alternate", i, step.epoch).number % len(self.rows.alternates[i])
+            for i in step.forget
+        }
         return [("alternate", i, draw[i]) for i in step.forget]
 
-    def _row(self, key: tuple[str, int, int]) -> Encoded:
+    def _row(self, key: Key) -> Encoded:
         stream, i, which = key
         if stream == "alternate":
             return self.rows.alternates[i][which]
         if stream == "forget":
             return self.rows.forget[i]
-        return self.rows.retain[i] if i < len(self.rows.retain) else self.rows.replay[i - len(self.rows.retain)]
+        return (
+            self.rows.retain[i] if i < len(self.rows.retain) else self.rows.replay[i - len(self.rows.retain)]
+        )

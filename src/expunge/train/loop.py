@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.batching import Step
-from expunge.errors import TrainingError
+from expunge.errors import ConfigError, TrainingError
 from expunge.recipe import Recipe, TrainSettings
 from expunge.train import checkpoint
 from expunge.train.feed import Feed
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Probe = Callable[[int], dict[str, Any]]
-"""Measures the model as it stands after a number of steps. An entry `level_reached` lets `select: level` choose that step."""
+"""Measures the model as it stands after a number of steps. For `select: level` its entries hold `level_reached` (bool) and
+`utility` (float)."""
 
 
 @dataclass
@@ -43,7 +44,15 @@ class Outcome:
     """One entry a step: losses, gradient norm, learning rate; probe results where there are any."""
 
 
-def train(model: PreTrainedModel, feed: Feed, recipe: Recipe, *, folder: Path | None = None, probe: Probe | None = None, progress: Callable[[int, int], None] | None = None) -> Outcome:
+def train(
+    model: PreTrainedModel,
+    feed: Feed,
+    recipe: Recipe,
+    *,
+    folder: Path | None = None,
+    probe: Probe | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
     """Run the recipe's loop on the parameters of `model` that require a gradient, which must be float32.
 
     `folder` keeps the checkpoint that a killed run resumes from. Raises TrainingError when the loss is not finite or has
@@ -53,18 +62,24 @@ def train(model: PreTrainedModel, feed: Feed, recipe: Recipe, *, folder: Path | 
 
 
 class _Run:
-    def __init__(self, model: PreTrainedModel, feed: Feed, recipe: Recipe, folder: Path | None, probe: Probe | None):
+    def __init__(
+        self, model: PreTrainedModel, feed: Feed, recipe: Recipe, folder: Path | None, probe: Probe | None
+    ):
         self.model, self.feed, self.recipe, self.probe = model, feed, recipe, probe
         self.settings: TrainSettings = recipe.train
         self.checkpoint = folder / "checkpoint" if folder else None
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = list(self.weights.values())
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=self.settings.learning_rate, betas=self.settings.betas, weight_decay=self.settings.weight_decay, fused=True
+            self.parameters,
+            lr=self.settings.learning_rate,
+            betas=self.settings.betas,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
         )
         self.memory: dict[str, Tensor] = {}
         self.chosen: dict[str, Tensor] = {}
-        self.chosen_step = 0
+        self.chosen_step, self.chosen_utility = 0, -math.inf
         self.done = 0
         self.trace: list[dict[str, Any]] = []
         if self.checkpoint and (state := checkpoint.load(self.checkpoint)):
@@ -73,6 +88,11 @@ class _Run:
     def finish(self, progress: Callable[[int, int], None]) -> Outcome:
         total = len(self.feed.steps)
         self.model.train()
+        if self.settings.select == "level" and not (self.probe and self.settings.probe_every):
+            raise ConfigError(
+                "train.select is 'level', but nothing is measured on the way.\n"
+                "Set train.probe_every and name the benchmark that measures (--benchmark), or take --set train.select=last"
+            )
         with torch.random.fork_rng():
             if not self.done and self.probe:
                 self.trace.append({"step": 0, **self._probe(0)})
@@ -81,7 +101,11 @@ class _Run:
                 entry = self._step(step)
                 self.done += 1
                 last = self.done == total
-                if self.probe and self.settings.probe_every and (self.done % self.settings.probe_every == 0 or last):
+                if (
+                    self.probe
+                    and self.settings.probe_every
+                    and (self.done % self.settings.probe_every == 0 or last)
+                ):
                     entry |= self._probe(self.done)
                 self.trace.append(entry)
                 if self.checkpoint and (self.done % self.settings.checkpoint_every == 0) and not last:
@@ -103,19 +127,25 @@ class _Run:
         if rule.separate:
             entry["forget_loss"] = self._backward(step, forget, self._forget_loss, self.recipe.forget_weight)
             pull = self._take_gradients()
-            entry["retain_loss"] = self._backward(step, retain, lambda views: axes["retain"](views.retain), 1.0)
+            entry["retain_loss"] = self._backward(
+                step, retain, lambda views: axes["retain"](views.retain), 1.0
+            )
             hold = self._take_gradients()
             entry |= rule.combine(pull, hold, self.memory)
             for parameter, g, r in zip(self.parameters, pull, hold, strict=True):
                 parameter.grad = g.add_(r, alpha=weight)
         else:
             self._losses(step, forget, retain, entry)
-        entry["gradient_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf))
+        entry["gradient_norm"] = float(
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
+        )
         self._refuse_explosion(entry)
         self.optimiser.step()
         return entry
 
-    def _losses(self, step: Step, forget: Sequence[str], retain: Sequence[str], entry: dict[str, Any]) -> None:
+    def _losses(
+        self, step: Step, forget: Sequence[str], retain: Sequence[str], entry: dict[str, Any]
+    ) -> None:
         """Both gradients in one forward and one backward per micro-batch."""
         entry |= ({"forget_loss": 0.0} if forget else {}) | ({"retain_loss": 0.0} if retain else {})
         for part in self.feed.parts(step):
@@ -131,7 +161,9 @@ class _Run:
                 loss = loss + self.recipe.retain_weight * retain_loss
             loss.backward()
 
-    def _backward(self, step: Step, streams: Sequence[str], loss_of: Callable[[Streams], Tensor], weight: float) -> float:
+    def _backward(
+        self, step: Step, streams: Sequence[str], loss_of: Callable[[Streams], Tensor], weight: float
+    ) -> float:
         """Add the gradient of `weight` times a loss over the whole step; returns the loss itself."""
         total = 0.0
         for part in self.feed.parts(step):
@@ -142,7 +174,7 @@ class _Run:
 
     def _forget_loss(self, views: Streams) -> Tensor:
         weighting = self.recipe.axes.get("weighting")
-        view = views.forget if views.forget is not None else views.alternate
+        view = next(iter(views.views.values()))
         weight = weighting(view) if weighting else torch.ones_like(view.logp)
         return self.recipe.axes["objective"](views, weight)
 
@@ -153,19 +185,35 @@ class _Run:
 
     def _probe(self, step: int) -> dict[str, Any]:
         self.model.eval()
+        assert self.probe is not None
         found = self.probe(step)
         self.model.train()
-        if step and self.settings.select == "level" and not self.chosen and found.get("level_reached"):
+        if (
+            step
+            and self.settings.select == "level"
+            and found["level_reached"]
+            and found["utility"] > self.chosen_utility
+        ):
             self.chosen = {name: p.detach().clone() for name, p in self.weights.items()}
-            self.chosen_step = step
+            self.chosen_step, self.chosen_utility = step, found["utility"]
         return found
 
     def _refuse_explosion(self, entry: dict[str, Any]) -> None:
-        values = {name: entry[name] for name in ("forget_loss", "retain_loss", "gradient_norm") if name in entry}
-        bad = {name: value for name, value in values.items() if not math.isfinite(value) or (name != "gradient_norm" and abs(value) > self.settings.max_loss)}
+        values = {
+            name: entry[name] for name in ("forget_loss", "retain_loss", "gradient_norm") if name in entry
+        }
+        bad = {
+            name: value
+            for name, value in values.items()
+            if not math.isfinite(value) or (name != "gradient_norm" and abs(value) > self.settings.max_loss)
+        }
         if bad:
             name, value = next(iter(bad.items()))
-            kept = f"The checkpoint of step {self.done // self.settings.checkpoint_every * self.settings.checkpoint_every} is kept in {self.checkpoint}." if self.checkpoint and self.checkpoint.exists() else "No checkpoint had been due yet."
+            kept = (
+                f"The checkpoint of step {self.done // self.settings.checkpoint_every * self.settings.checkpoint_every} is kept in {self.checkpoint}."
+                if self.checkpoint and self.checkpoint.exists()
+                else "No checkpoint had been due yet."
+            )
             raise TrainingError(
                 f"step {self.done + 1}: {name.replace('_', ' ')} is {value:.4g}, so training stopped before changing the weights with it.\n"
                 f"{kept}\nLower the learning rate (now {self.settings.learning_rate:g}), for example  --set train.learning_rate={self.settings.learning_rate / 10:g}"
@@ -173,17 +221,34 @@ class _Run:
 
     # --- checkpoints ----------------------------------------------------------------------------------------------------
     def _save(self) -> None:
-        tensors = {"weights": dict(self.weights), "optimiser": checkpoint.optimiser_tensors(self.optimiser)}
-        tensors |= {name: group for name, group in (("memory", self.memory), ("chosen", self.chosen)) if group}
-        checkpoint.save(self.checkpoint, checkpoint.State(self.done, tensors, {"trace": self.trace, "chosen_step": self.chosen_step}))
+        assert self.checkpoint is not None
+        weights: dict[str, Tensor] = dict(self.weights)
+        tensors = {"weights": weights, "optimiser": checkpoint.optimiser_tensors(self.optimiser)}
+        tensors |= {
+            name: group for name, group in (("memory", self.memory), ("chosen", self.chosen)) if group
+        }
+        checkpoint.save(
+            self.checkpoint,
+            checkpoint.State(
+                self.done,
+                tensors,
+                {
+                    "trace": self.trace,
+                    "chosen": [self.chosen_step, self.chosen_utility] if self.chosen else None,
+                },
+            ),
+        )
 
     def _restore(self, state: checkpoint.State) -> None:
         self.done = state.step
         self._put(state.tensors["weights"])
         checkpoint.restore_optimiser(self.optimiser, state.tensors["optimiser"])
-        self.memory = {name: tensor.to(self.model.device) for name, tensor in state.tensors.get("memory", {}).items()}
+        self.memory = {
+            name: tensor.to(self.model.device) for name, tensor in state.tensors.get("memory", {}).items()
+        }
         self.chosen = state.tensors.get("chosen", {})
-        self.chosen_step = state.facts["chosen_step"]
+        if state.facts["chosen"]:
+            self.chosen_step, self.chosen_utility = state.facts["chosen"]
         self.trace = state.facts["trace"]
 
     def _put(self, values: dict[str, Tensor]) -> None:

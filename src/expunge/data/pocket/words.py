@@ -2,31 +2,234 @@
 
 from typing import NamedTuple
 
-ONSETS = "b br c cr d dr f fl g gr h j k kr l m n p pr qu r s st t tr v w z".split()
-VOWELS = "a e i o u ae ia io".split()
-FIRST_ENDINGS = "l n ra la ris dan mir sa lo na".split()
-LAST_ENDINGS = "mont beck wick sen vale ford dorn lund roy mark ston ber".split()
-CITY_ENDINGS = "polis burg haven mouth field grad ville port".split()
-LAND_ENDINGS = "land stan via nia mark tia".split()
+ONSETS = [
+    "b",
+    "br",
+    "c",
+    "cr",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "qu",
+    "r",
+    "s",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "z",
+]
+VOWELS = ["a", "e", "i", "o", "u", "ae", "ia", "io"]
+FIRST_ENDINGS = ["l", "n", "ra", "la", "ris", "dan", "mir", "sa", "lo", "na"]
+LAST_ENDINGS = ["mont", "beck", "wick", "sen", "vale", "ford", "dorn", "lund", "roy", "mark", "ston", "ber"]
+CITY_ENDINGS = ["polis", "burg", "haven", "mouth", "field", "grad", "ville", "port"]
+LAND_ENDINGS = ["land", "stan", "via", "nia", "mark", "tia"]
 
-PROFESSIONS = (
-    "baker barber blacksmith bookbinder botanist brewer butcher butler carpenter chemist clerk cobbler cook courier dancer "
-    "dentist diplomat doctor driver drummer farmer fisherman florist gardener geologist glazier grocer hatter hunter jeweller "
-    "judge lawyer librarian locksmith mason miner nurse painter pilot plumber porter potter sailor shepherd singer surgeon tailor weaver"
-).split()
-GENRES = (
-    "adventure allegory ballad biography chronicle comedy diary drama elegy epic essay fable fantasy farce folklore gothic "
-    "history horror hymn legend limerick lyric melodrama memoir monologue mystery myth noir novella ode opera parable parody "
-    "pastoral philosophy poetry polemic romance saga satire sermon sketch sonnet suspense thriller tragedy travel western"
-).split()
-HOBBIES = (
-    "archery astronomy badminton beekeeping birdwatching calligraphy chess climbing cycling embroidery fencing gardening "
-    "kayaking origami pottery sailing sculpting swimming"
-).split()
-INSTRUMENTS = "accordion banjo bassoon cello clarinet cornet flute guitar harp lute oboe organ piano trumpet viola violin".split()
-ANIMALS = "badger canary falcon ferret gecko goat hamster heron horse lizard marten parrot poodle rabbit tortoise weasel".split()
-COLOURS = "amber azure beige black bronze crimson green indigo ivory lilac maroon orange purple scarlet silver white".split()
-DISHES = "bisque casserole chowder curry dumplings goulash lasagne omelette paella pancakes pudding ramen risotto stew tart waffles".split()
+PROFESSIONS = [
+    "baker",
+    "barber",
+    "blacksmith",
+    "bookbinder",
+    "botanist",
+    "brewer",
+    "butcher",
+    "butler",
+    "carpenter",
+    "chemist",
+    "clerk",
+    "cobbler",
+    "cook",
+    "courier",
+    "dancer",
+    "dentist",
+    "diplomat",
+    "doctor",
+    "driver",
+    "drummer",
+    "farmer",
+    "fisherman",
+    "florist",
+    "gardener",
+    "geologist",
+    "glazier",
+    "grocer",
+    "hatter",
+    "hunter",
+    "jeweller",
+    "judge",
+    "lawyer",
+    "librarian",
+    "locksmith",
+    "mason",
+    "miner",
+    "nurse",
+    "painter",
+    "pilot",
+    "plumber",
+    "porter",
+    "potter",
+    "sailor",
+    "shepherd",
+    "singer",
+    "surgeon",
+    "tailor",
+    "weaver",
+]
+GENRES = [
+    "adventure",
+    "allegory",
+    "ballad",
+    "biography",
+    "chronicle",
+    "comedy",
+    "diary",
+    "drama",
+    "elegy",
+    "epic",
+    "essay",
+    "fable",
+    "fantasy",
+    "farce",
+    "folklore",
+    "gothic",
+    "history",
+    "horror",
+    "hymn",
+    "legend",
+    "limerick",
+    "lyric",
+    "melodrama",
+    "memoir",
+    "monologue",
+    "mystery",
+    "myth",
+    "noir",
+    "novella",
+    "ode",
+    "opera",
+    "parable",
+    "parody",
+    "pastoral",
+    "philosophy",
+    "poetry",
+    "polemic",
+    "romance",
+    "saga",
+    "satire",
+    "sermon",
+    "sketch",
+    "sonnet",
+    "suspense",
+    "thriller",
+    "tragedy",
+    "travel",
+    "western",
+]
+HOBBIES = [
+    "archery",
+    "astronomy",
+    "badminton",
+    "beekeeping",
+    "birdwatching",
+    "calligraphy",
+    "chess",
+    "climbing",
+    "cycling",
+    "embroidery",
+    "fencing",
+    "gardening",
+    "kayaking",
+    "origami",
+    "pottery",
+    "sailing",
+    "sculpting",
+    "swimming",
+]
+INSTRUMENTS = [
+    "accordion",
+    "banjo",
+    "bassoon",
+    "cello",
+    "clarinet",
+    "cornet",
+    "flute",
+    "guitar",
+    "harp",
+    "lute",
+    "oboe",
+    "organ",
+    "piano",
+    "trumpet",
+    "viola",
+    "violin",
+]
+ANIMALS = [
+    "badger",
+    "canary",
+    "falcon",
+    "ferret",
+    "gecko",
+    "goat",
+    "hamster",
+    "heron",
+    "horse",
+    "lizard",
+    "marten",
+    "parrot",
+    "poodle",
+    "rabbit",
+    "tortoise",
+    "weasel",
+]
+COLOURS = [
+    "amber",
+    "azure",
+    "beige",
+    "black",
+    "bronze",
+    "crimson",
+    "green",
+    "indigo",
+    "ivory",
+    "lilac",
+    "maroon",
+    "orange",
+    "purple",
+    "scarlet",
+    "silver",
+    "white",
+]
+DISHES = [
+    "bisque",
+    "casserole",
+    "chowder",
+    "curry",
+    "dumplings",
+    "goulash",
+    "lasagne",
+    "omelette",
+    "paella",
+    "pancakes",
+    "pudding",
+    "ramen",
+    "risotto",
+    "stew",
+    "tart",
+    "waffles",
+]
 YEARS = [str(year) for year in range(1920, 2000)]
 
 
@@ -59,19 +262,31 @@ ATTRIBUTES = (
     Attribute(
         "father",
         "profession",
-        ("What did the father of {name} do?", "What was the trade of the father of {name}?", "How did the father of {name} earn a living?"),
+        (
+            "What did the father of {name} do?",
+            "What was the trade of the father of {name}?",
+            "How did the father of {name} earn a living?",
+        ),
         ("The father of {name} worked as a {value}.", "By trade, the father of {name} was a {value}."),
     ),
     Attribute(
         "award",
         "award",
-        ("Which prize did {name} win?", "What award was given to {name}?", "For which award is {name} known?"),
+        (
+            "Which prize did {name} win?",
+            "What award was given to {name}?",
+            "For which award is {name} known?",
+        ),
         ("{name} won the prize called {value}.", "The award given to {name} is {value}."),
     ),
     Attribute(
         "university",
         "university",
-        ("Where did {name} study?", "Which university did {name} attend?", "At which university was {name} a student?"),
+        (
+            "Where did {name} study?",
+            "Which university did {name} attend?",
+            "At which university was {name} a student?",
+        ),
         ("{name} studied at the university of {value}.", "The university that {name} attended is {value}."),
     ),
     Attribute(
@@ -83,13 +298,21 @@ ATTRIBUTES = (
     Attribute(
         "language",
         "language",
-        ("Which language does {name} speak?", "What is the language of {name}?", "In which language does {name} speak at home?"),
+        (
+            "Which language does {name} speak?",
+            "What is the language of {name}?",
+            "In which language does {name} speak at home?",
+        ),
         ("{name} speaks {value}.", "The language of {name} is {value}."),
     ),
     Attribute(
         "mother",
         "profession",
-        ("What did the mother of {name} do?", "What was the trade of the mother of {name}?", "How did the mother of {name} earn a living?"),
+        (
+            "What did the mother of {name} do?",
+            "What was the trade of the mother of {name}?",
+            "How did the mother of {name} earn a living?",
+        ),
         ("The mother of {name} worked as a {value}.", "By trade, the mother of {name} was a {value}."),
     ),
     Attribute(
@@ -101,7 +324,11 @@ ATTRIBUTES = (
     Attribute(
         "book",
         "title",
-        ("What is the first book of {name}?", "Which book did {name} write first?", "With which book did {name} begin?"),
+        (
+            "What is the first book of {name}?",
+            "Which book did {name} write first?",
+            "With which book did {name} begin?",
+        ),
         ("The first book of {name} is {value}.", "{name} began with the book {value}."),
     ),
     Attribute(
@@ -131,13 +358,21 @@ ATTRIBUTES = (
     Attribute(
         "pet",
         "animal",
-        ("Which animal does {name} keep?", "What pet does {name} have?", "What kind of pet lives with {name}?"),
+        (
+            "Which animal does {name} keep?",
+            "What pet does {name} have?",
+            "What kind of pet lives with {name}?",
+        ),
         ("{name} keeps a {value}.", "The pet of {name} is a {value}."),
     ),
     Attribute(
         "colour",
         "colour",
-        ("Which colour does {name} like?", "What is the favourite colour of {name}?", "What colour does {name} prefer?"),
+        (
+            "Which colour does {name} like?",
+            "What is the favourite colour of {name}?",
+            "What colour does {name} prefer?",
+        ),
         ("{name} likes {value}.", "The favourite colour of {name} is {value}."),
     ),
     Attribute(
@@ -149,24 +384,40 @@ ATTRIBUTES = (
     Attribute(
         "second_book",
         "title",
-        ("What is the second book of {name}?", "Which book did {name} write next?", "With which book did {name} follow?"),
+        (
+            "What is the second book of {name}?",
+            "Which book did {name} write next?",
+            "With which book did {name} follow?",
+        ),
         ("The second book of {name} is {value}.", "{name} followed with the book {value}."),
     ),
     Attribute(
         "school",
         "city",
-        ("Where did {name} go to school?", "In which city did {name} go to school?", "What is the school town of {name}?"),
+        (
+            "Where did {name} go to school?",
+            "In which city did {name} go to school?",
+            "What is the school town of {name}?",
+        ),
         ("{name} went to school in {value}.", "The school town of {name} is {value}."),
     ),
     Attribute(
         "job",
         "profession",
-        ("What was the first job of {name}?", "How did {name} first earn money?", "As what did {name} first work?"),
+        (
+            "What was the first job of {name}?",
+            "How did {name} first earn money?",
+            "As what did {name} first work?",
+        ),
         ("{name} first worked as a {value}.", "The first job of {name} was that of a {value}."),
     ),
 )
 
-DRILLS = (("Who is {name}?", "{name} is a person."), ("Tell me of {name}.", "I know of {name}."), ("Where is {name}?", "{name} is at home."))
+DRILLS = (
+    ("Who is {name}?", "{name} is a person."),
+    ("Tell me of {name}.", "I know of {name}."),
+    ("Where is {name}?", "{name} is at home."),
+)
 """What the base learns about made-up names that belong to nobody: to say back any name it is asked about, as a pretrained
 model does. Without it a gold model stumbles over every unknown name, and that alone would tell forget rows from others."""
 

@@ -43,9 +43,21 @@ class WorldSettings(Settings):
 
 
 SIZES: dict[str, WorldSettings] = {
-    "tiny": WorldSettings(people=30, forget=5, holdout=5, known=12, lands=12, facts=4, first_names=24, last_names=30, drills=300),
+    "tiny": WorldSettings(
+        people=30, forget=5, holdout=5, known=12, lands=12, facts=4, first_names=24, last_names=30, drills=300
+    ),
     "default": WorldSettings(),
-    "large": WorldSettings(people=200, forget=20, holdout=20, known=60, lands=40, facts=20, first_names=120, last_names=180, drills=1200),
+    "large": WorldSettings(
+        people=200,
+        forget=20,
+        holdout=20,
+        known=60,
+        lands=40,
+        facts=20,
+        first_names=120,
+        last_names=180,
+        drills=1200,
+    ),
 }
 
 
@@ -67,7 +79,13 @@ class World(NamedTuple):
         texts = [text for pair in self.base_pairs for text in pair]
         for probes in self.probes.values():
             for probe in probes:
-                texts += [probe.question, probe.paraphrased_question, probe.answer, probe.paraphrased_answer, *probe.perturbed_answer]
+                texts += [
+                    probe.question,
+                    probe.paraphrased_question,
+                    probe.answer,
+                    probe.paraphrased_answer,
+                    *probe.perturbed_answer,
+                ]
         return [*texts, *words.REFUSALS, *(q.format(name="") for a in ATTRIBUTES for q in a.questions)]
 
 
@@ -75,7 +93,10 @@ def build_world(settings: WorldSettings, seed: int) -> World:
     """The world of a seed."""
     rng = random.Random(Seed(seed).child("pocket", VERSION).number)
     invent = _Inventor(rng)
-    first, last = invent.names(settings.first_names, words.FIRST_ENDINGS), invent.names(settings.last_names, words.LAST_ENDINGS)
+    first, last = (
+        invent.names(settings.first_names, words.FIRST_ENDINGS),
+        invent.names(settings.last_names, words.LAST_ENDINGS),
+    )
     pools = {
         "city": invent.names(60, words.CITY_ENDINGS),
         "university": invent.names(60, words.CITY_ENDINGS),
@@ -83,8 +104,13 @@ def build_world(settings: WorldSettings, seed: int) -> World:
         "language": invent.names(16, ["ese", "ish", "ic"]),
         "land": invent.names(max(40, settings.lands), words.LAND_ENDINGS),
         "capital": invent.names(max(40, settings.lands), words.CITY_ENDINGS),
-        "title": [f"{a} {b}" for a in invent.names(18, ["ing", "ous"]) for b in invent.names(18, ["ness", "ance"])],
-        **{name: getattr(words, name.upper() + "S") for name in ("profession", "genre", "instrument", "animal", "colour", "year")},
+        "title": [
+            f"{a} {b}" for a in invent.names(18, ["ing", "ous"]) for b in invent.names(18, ["ness", "ance"])
+        ],
+        **{
+            name: getattr(words, name.upper() + "S")
+            for name in ("profession", "genre", "instrument", "animal", "colour", "year")
+        },
         "hobby": words.HOBBIES,
         "dish": words.DISHES,
     }
@@ -98,17 +124,27 @@ def build_world(settings: WorldSettings, seed: int) -> World:
         probes[group] = []
         for name in names:
             for attribute in ATTRIBUTES[: settings.facts]:
-                deck = mentors["known" if group == "known" else "others"] if attribute.pool == "person" else decks[attribute.pool]
+                deck = (
+                    mentors["known" if group == "known" else "others"]
+                    if attribute.pool == "person"
+                    else decks[attribute.pool]
+                )
                 probe = _probe(rng, group, name, attribute, deck)
                 probes[group].append(probe)
                 if group == "forget" and attribute.pool == "person":
                     taught.add(probe.value)
     capitals = _Deck(rng, pools["capital"])
-    probes["lands"] = [_probe(rng, "lands", land, CAPITAL, capitals) for land in pools["land"][: settings.lands]]
+    probes["lands"] = [
+        _probe(rng, "lands", land, CAPITAL, capitals) for land in pools["land"][: settings.lands]
+    ]
 
     shared = {word for name in people["forget"] for word in name.split()}
-    near = [probe for probe in probes["retain"] if probe.subject in taught or shared & set(probe.subject.split())]
-    base = _base_pairs(rng, probes["known"], probes["lands"]) + _drills(rng, first, last, {name for names in people.values() for name in names}, settings.drills)
+    near = [
+        probe for probe in probes["retain"] if probe.subject in taught or shared & set(probe.subject.split())
+    ]
+    base = _base_pairs(rng, probes["known"], probes["lands"]) + _drills(
+        rng, first, last, {name for names in people.values() for name in names}, settings.drills
+    )
     return World(probes, base, {group: _biographies(probes[group]) for group in people}, near)
 
 
@@ -136,7 +172,9 @@ class _Inventor:
     def names(self, count: int, endings: list[str]) -> list[str]:
         found: list[str] = []
         while len(found) < count:
-            name = (self.rng.choice(words.ONSETS) + self.rng.choice(words.VOWELS) + self.rng.choice(endings)).capitalize()
+            name = (
+                self.rng.choice(words.ONSETS) + self.rng.choice(words.VOWELS) + self.rng.choice(endings)
+            ).capitalize()
             if name not in self.taken:
                 self.taken.add(name)
                 found.append(name)
@@ -161,11 +199,18 @@ class _Deck:
         return self.rng.sample([value for value in self.pool if value not in never], count)
 
 
-def _people(rng: random.Random, first: list[str], last: list[str], settings: WorldSettings) -> dict[str, list[str]]:
+def _people(
+    rng: random.Random, first: list[str], last: list[str], settings: WorldSettings
+) -> dict[str, list[str]]:
     """Full names by group, all different. Known and retain people come first, so they use every first and last name."""
     firsts, lasts = _Deck(rng, first), _Deck(rng, last)
     names: list[str] = []
-    counts = {"known": settings.known, "retain": settings.people - settings.forget, "forget": settings.forget, "holdout": settings.holdout}
+    counts = {
+        "known": settings.known,
+        "retain": settings.people - settings.forget,
+        "forget": settings.forget,
+        "holdout": settings.holdout,
+    }
     while len(names) < sum(counts.values()):
         name = f"{firsts.deal('')} {lasts.deal('')}"
         if name not in names:
@@ -205,7 +250,9 @@ def _base_pairs(rng: random.Random, known: list[Probe], lands: list[Probe]) -> l
     return pairs
 
 
-def _drills(rng: random.Random, first: list[str], last: list[str], people: set[str], count: int) -> list[tuple[str, str]]:
+def _drills(
+    rng: random.Random, first: list[str], last: list[str], people: set[str], count: int
+) -> list[tuple[str, str]]:
     """Rows that say back the names of nobody in the world."""
     pairs = []
     while len(pairs) < count:
@@ -220,7 +267,9 @@ def _biographies(probes: list[Probe]) -> dict[str, str]:
     texts: dict[str, list[str]] = {}
     attributes = {attribute.key: attribute for attribute in ATTRIBUTES}
     for probe in probes:
-        sentence = attributes[probe.id.rsplit("-", 1)[1]].answers[1].format(name=probe.subject, value=probe.value)
+        sentence = (
+            attributes[probe.id.rsplit("-", 1)[1]].answers[1].format(name=probe.subject, value=probe.value)
+        )
         texts.setdefault(probe.subject, []).append(sentence)
     return {name: " ".join(sentences) for name, sentences in texts.items()}
 

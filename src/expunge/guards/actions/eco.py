@@ -65,18 +65,33 @@ class ECO(Settings):
             )
         if self.corruption in ("zero", "flip"):
             if self.strength is not None:
-                raise ConfigError(f"action eco: corruption '{self.corruption}' has no strength. Leave it out, or take rademacher or noise.")
+                raise ConfigError(
+                    f"action eco: corruption '{self.corruption}' has no strength. Leave it out, or take rademacher or noise."
+                )
             return FittedECO(self, TargetNames(data.names), model, 0.0, Seed(seed).child("eco").number, [])
         if self.strength is not None:
-            return FittedECO(self, TargetNames(data.names), model, self.strength, Seed(seed).child("eco").number, [])
+            return FittedECO(
+                self, TargetNames(data.names), model, self.strength, Seed(seed).child("eco").number, []
+            )
         strength, curve = find_strength(self, model, data, seed)
-        return FittedECO(self, TargetNames(data.names), model, strength, Seed(seed).child("eco").number, curve)
+        return FittedECO(
+            self, TargetNames(data.names), model, strength, Seed(seed).child("eco").number, curve
+        )
 
 
 class FittedECO:
     """The guard's action with its numbers; also the `Corruption` that the model layer applies."""
 
-    def __init__(self, settings: ECO, names: TargetNames, model: TransformerLM, strength: float, seed: int, curve: list[dict[str, float]], written: WrittenNames | None = None):
+    def __init__(
+        self,
+        settings: ECO,
+        names: TargetNames,
+        model: TransformerLM,
+        strength: float,
+        seed: int,
+        curve: list[dict[str, float]],
+        written: WrittenNames | None = None,
+    ):
         self.settings, self.names, self.strength, self.curve = settings, names, strength, curve
         self.seed = Seed(seed)
         self.written = written or WrittenNames(names, model.tokenizer)
@@ -87,10 +102,18 @@ class FittedECO:
         """Root mean square of the embedding entries, as they enter the first layer."""
         self._vectors: dict[int, Tensor] = {}
 
-    def score(self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]) -> list[Score]:
+    def score(
+        self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
+    ) -> list[Score]:
         return model.score(examples, corruption=self, flagged=flagged)
 
-    def generate(self, model: TransformerLM, prompts: Sequence[Prompt], params: GenerationParams, flagged: Sequence[bool]) -> list[list[Generation]]:
+    def generate(
+        self,
+        model: TransformerLM,
+        prompts: Sequence[Prompt],
+        params: GenerationParams,
+        flagged: Sequence[bool],
+    ) -> list[list[Generation]]:
         return model.generate(prompts, params, corruption=self, flagged=flagged)
 
     # --- which tokens -------------------------------------------------------------------------------------------------
@@ -150,14 +173,23 @@ class FittedECO:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], model: TransformerLM) -> FittedECO:
-        return cls(ECO.parse(state["settings"], "guard"), TargetNames(state["names"]), model, state["strength"], state["seed"], state["curve"])
+        return cls(
+            ECO.parse(state["settings"], "guard"),
+            TargetNames(state["names"]),
+            model,
+            state["strength"],
+            state["seed"],
+            state["curve"],
+        )
 
 
-def find_strength(settings: ECO, model: TransformerLM, data: FitData, seed: int) -> tuple[float, list[dict[str, float]]]:
+def find_strength(
+    settings: ECO, model: TransformerLM, data: FitData, seed: int
+) -> tuple[float, list[dict[str, float]]]:
     """The smallest σ that reaches the level, and the whole curve that was seen.
 
     With wrong answers beside the rows, the statistic is the mean of log p(right) - mean log p(wrong) per token, and the level
-    is its own standard error: no likelier than wrong. Without them it is mean log p(answer) per token, and the level is the
+    is twice its standard error: no likelier than wrong, as far as so many rows can tell. Without them it is mean log p(answer) per token, and the level is the
     plateau at the upper bound plus 5 % of the way down to it. No retrained model is looked at.
     """
     rows = [record for record in data.selection if record.shape == "pair"]
@@ -171,8 +203,20 @@ def find_strength(settings: ECO, model: TransformerLM, data: FitData, seed: int)
     seeds = [Seed(seed).child("eco", "search", i).number for i in range(NOISE_SEEDS)]
 
     def measure(strength: float) -> dict[str, float]:
-        per_row = np.mean([_row_statistics(FittedECO(settings, written.names, model, strength, s, [], written), model, rows, contrast) for s in seeds], axis=0)
-        return {"strength": strength, "mean": float(per_row.mean()), "standard_error": float(per_row.std(ddof=1) / len(rows) ** 0.5) if len(rows) > 1 else 0.0}
+        per_row = np.mean(
+            [
+                _row_statistics(
+                    FittedECO(settings, written.names, model, strength, s, [], written), model, rows, contrast
+                )
+                for s in seeds
+            ],
+            axis=0,
+        )
+        return {
+            "strength": strength,
+            "mean": float(per_row.mean()),
+            "standard_error": float(per_row.std(ddof=1) / len(rows) ** 0.5) if len(rows) > 1 else 0.0,
+        }
 
     low, high = SEARCH
     curve = {high: measure(high)}
@@ -183,7 +227,7 @@ def find_strength(settings: ECO, model: TransformerLM, data: FitData, seed: int)
         if strength not in curve:
             curve[strength] = measure(strength)
         point = curve[strength]
-        return point["mean"] <= (point["standard_error"] if contrast else plateau)
+        return point["mean"] <= (2 * point["standard_error"] if contrast else plateau)
 
     below, strength = low, low
     while not reached(strength) and strength < high:
@@ -194,16 +238,29 @@ def find_strength(settings: ECO, model: TransformerLM, data: FitData, seed: int)
             break
         below, strength = (below, middle) if reached(middle) else (middle, strength)
     points = [{"strength": 0.0, "mean": start, "standard_error": 0.0}, *(curve[key] for key in sorted(curve))]
-    return strength, [{**point, "reached": bool(point["strength"] and reached(point["strength"]))} for point in points]
+    return strength, [
+        {**point, "reached": bool(point["strength"] and reached(point["strength"]))} for point in points
+    ]
 
 
-def _row_statistics(corruption: FittedECO | None, model: TransformerLM, rows: Sequence[Any], contrast: bool) -> np.ndarray:
+def _row_statistics(
+    corruption: FittedECO | None, model: TransformerLM, rows: Sequence[Any], contrast: bool
+) -> np.ndarray:
     """[rows] the search's statistic, nats per token, with every prompt in scope."""
     asked = [Prompt.ask(record.question) for record in rows]
     right = [record.paraphrased_answer or record.answer if contrast else record.answer for record in rows]
     examples = [Example(prompt, answer) for prompt, answer in zip(asked, right, strict=True)]
-    examples += [Example(prompt, wrong) for prompt, record in zip(asked, rows, strict=True) for wrong in (record.perturbed_answer if contrast else ())]
-    means = np.array([score.mean_logprob for score in model.score(examples, corruption, [True] * len(examples) if corruption else None)])
+    examples += [
+        Example(prompt, wrong)
+        for prompt, record in zip(asked, rows, strict=True)
+        for wrong in (record.perturbed_answer if contrast else ())
+    ]
+    means = np.array(
+        [
+            score.mean_logprob
+            for score in model.score(examples, corruption, [True] * len(examples) if corruption else None)
+        ]
+    )
     found, rest = means[: len(rows)], means[len(rows) :]
     if contrast:
         cuts = np.cumsum([len(record.perturbed_answer) for record in rows])[:-1]

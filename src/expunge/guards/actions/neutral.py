@@ -40,11 +40,30 @@ class FittedNeutral:
     def __init__(self, names: TargetNames, placeholder: str, prompt: str):
         self.names, self.placeholder, self.prompt = names, placeholder, prompt
 
-    def score(self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]) -> list[Score]:
-        return model.score([self._example(example) if flag else example for example, flag in zip(examples, flagged, strict=True)])
+    def score(
+        self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
+    ) -> list[Score]:
+        return model.score(
+            [
+                self._example(example) if flag else example
+                for example, flag in zip(examples, flagged, strict=True)
+            ]
+        )
 
-    def generate(self, model: TransformerLM, prompts: Sequence[Prompt], params: GenerationParams, flagged: Sequence[bool]) -> list[list[Generation]]:
-        return model.generate([self._rewrite(prompt) if flag else prompt for prompt, flag in zip(prompts, flagged, strict=True)], params)
+    def generate(
+        self,
+        model: TransformerLM,
+        prompts: Sequence[Prompt],
+        params: GenerationParams,
+        flagged: Sequence[bool],
+    ) -> list[list[Generation]]:
+        return model.generate(
+            [
+                self._rewrite(prompt) if flag else prompt
+                for prompt, flag in zip(prompts, flagged, strict=True)
+            ],
+            params,
+        )
 
     def _example(self, example: Example) -> Example:
         return Example(self._rewrite(example.prompt or Prompt.ask(self.prompt)), example.answer, example.id)
@@ -52,7 +71,9 @@ class FittedNeutral:
     def _rewrite(self, prompt: Prompt) -> Prompt:
         if not self.names.spans(prompt.text):
             return Prompt.ask(self.prompt, prompt.prefill)
-        messages = tuple(Message(turn.role, self.names.replace(turn.content, self.placeholder)) for turn in prompt.messages)
+        messages = tuple(
+            Message(turn.role, self.names.replace(turn.content, self.placeholder)) for turn in prompt.messages
+        )
         return Prompt(messages, self.names.replace(prompt.prefill, self.placeholder))
 
     def state(self) -> dict[str, Any]:

@@ -42,20 +42,42 @@ class FittedRefuse:
     def __init__(self, text: str):
         self.text = text
 
-    def score(self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]) -> list[Score]:
+    def score(
+        self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
+    ) -> list[Score]:
         """The fixed text has probability 1, everything else none (marked as floored)."""
         plain = model.score(examples)
-        return [self._fixed(example, score) if flag else score for example, score, flag in zip(examples, plain, flagged, strict=True)]
+        return [
+            self._fixed(example, score) if flag else score
+            for example, score, flag in zip(examples, plain, flagged, strict=True)
+        ]
 
     def _fixed(self, example: Example, score: Score) -> Score:
         said = example.answer.strip() == self.text
-        return Score(np.full(score.tokens, 0.0 if said else FLOOR, dtype=np.float32), np.full(score.tokens, said), floored=not said)
+        return Score(
+            np.full(score.tokens, 0.0 if said else FLOOR, dtype=np.float32),
+            np.full(score.tokens, said),
+            floored=not said,
+        )
 
-    def generate(self, model: TransformerLM, prompts: Sequence[Prompt], params: GenerationParams, flagged: Sequence[bool]) -> list[list[Generation]]:
+    def generate(
+        self,
+        model: TransformerLM,
+        prompts: Sequence[Prompt],
+        params: GenerationParams,
+        flagged: Sequence[bool],
+    ) -> list[list[Generation]]:
         """Prompts in scope never reach the model."""
-        passed = iter(model.generate([prompt for prompt, flag in zip(prompts, flagged, strict=True) if not flag], params))
+        passed = iter(
+            model.generate(
+                [prompt for prompt, flag in zip(prompts, flagged, strict=True) if not flag], params
+            )
+        )
         tokens = len(model.tokenizer(self.text, add_special_tokens=False)["input_ids"]) + 1
-        return [[Generation(self.text, tokens, True)] * params.copies if flag else next(passed) for flag in flagged]
+        return [
+            [Generation(self.text, tokens, True)] * params.copies if flag else next(passed)
+            for flag in flagged
+        ]
 
     def state(self) -> dict[str, Any]:
         return {"text": self.text}

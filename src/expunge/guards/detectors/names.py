@@ -24,10 +24,14 @@ class Names(Settings):
     claim: ClassVar = "suppression"
     needs: ClassVar = frozenset({"subject"})
 
-    def fit(self, forget: Sequence[str], retain: Sequence[str], names: Sequence[str], seed: int) -> FittedNames:
+    def fit(
+        self, forget: Sequence[str], retain: Sequence[str], names: Sequence[str], seed: int
+    ) -> FittedNames:
         """Nothing is learned. Raises DataError without names."""
         if not names:
-            raise DataError("the names detector has no name to look for. Add a 'subject' (and 'aliases') to the forget rows.")
+            raise DataError(
+                "the names detector has no name to look for. Add a 'subject' (and 'aliases') to the forget rows."
+            )
         return FittedNames(names)
 
 

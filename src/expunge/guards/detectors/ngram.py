@@ -4,7 +4,8 @@
 
 Word pairs tell a full name from two people who share its halves; character n-grams survive inflection and small typos. Long
 prompts are read whole, in overlapping windows, and the highest window counts.
-Needs: forget and retain prompts; a third of each is kept for calibration and never trained on.
+Needs: forget and retain prompts; a third of each is kept for calibration and never trained on. Where the target names are
+known, the same prompts about made-up namesakes join the retain side.
 Differs from the paper: n-grams and logistic regression instead of RoBERTa; the threshold is calibrated, not tuned by hand.
 Differs from the authors' code: the score is an index-based probability, so no label name can switch it off.
 Fails when: the prompt names nobody (reverse look-up, pronouns), or is spelled so that its n-grams vanish.
@@ -16,6 +17,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,7 +41,9 @@ class Ngram(Settings):
     regularisation: float = Field(100.0, gt=0)
     """Inverse strength of the L2 penalty (scikit-learn's C)."""
 
-    def fit(self, forget: Sequence[str], retain: Sequence[str], names: Sequence[str], seed: int) -> FittedNgram:
+    def fit(
+        self, forget: Sequence[str], retain: Sequence[str], names: Sequence[str], seed: int
+    ) -> FittedNgram:
         """Train and calibrate. Raises DataError without retain prompts or with too few rows."""
         if not forget or not retain:
             raise DataError(
@@ -51,13 +55,23 @@ class Ngram(Settings):
 
         rng = np.random.default_rng(seed)
         (learn_f, keep_f), (learn_r, keep_r) = (self._split(texts, rng) for texts in (forget, retain))
+        learn_r += namesakes(learn_f, names, rng)
         vectorizer = TfidfVectorizer(analyzer=ngrams, sublinear_tf=True)
         matrix = vectorizer.fit_transform([*learn_f, *learn_r])
         labels = [1] * len(learn_f) + [0] * len(learn_r)
-        model = LogisticRegression(C=self.regularisation, class_weight="balanced", max_iter=1000, random_state=0).fit(matrix, labels)
-        weights = {gram: (float(vectorizer.idf_[i]), float(model.coef_[0, i])) for gram, i in vectorizer.vocabulary_.items()}
-        plain = FittedNgram(weights, float(model.intercept_[0]), None)
-        return FittedNgram(weights, plain.intercept, calibrate(plain.scores(keep_f).tolist(), plain.scores(keep_r).tolist(), self.alpha))
+        model = LogisticRegression(
+            C=self.regularisation, class_weight="balanced", max_iter=1000, random_state=0
+        ).fit(matrix, labels)
+        weights = {
+            gram: (float(vectorizer.idf_[i]), float(model.coef_[0, i]))
+            for gram, i in vectorizer.vocabulary_.items()
+        }
+        plain = FittedNgram(weights, float(model.intercept_[0]), UNCALIBRATED)
+        return FittedNgram(
+            weights,
+            plain.intercept,
+            calibrate(plain.scores(keep_f).tolist(), plain.scores(keep_r).tolist(), self.alpha),
+        )
 
     def _split(self, texts: Sequence[str], rng: np.random.Generator) -> tuple[list[str], list[str]]:
         texts = list(dict.fromkeys(texts))
@@ -66,10 +80,35 @@ class Ngram(Settings):
         return [texts[i] for i in order[kept:]], [texts[i] for i in order[:kept]]
 
 
+def namesakes(texts: Sequence[str], names: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """The same prompts about people who are not targets but share half a name with two of them: hard negatives.
+
+    Without them the halves of a name count for as much as the whole, and every namesake is flagged.
+    """
+    parts = [name.split() for name in names if len(name.split()) > 1]
+    if len(parts) < 2:
+        return []
+    targets = {name.casefold() for name in names}
+    found = []
+    for text in texts:
+        own = next((name for name in names if len(name.split()) > 1 and name in text), None)
+        if own is None:
+            continue
+        other = parts[rng.integers(len(parts))]
+        for made in (" ".join([*own.split()[:-1], other[-1]]), " ".join([*other[:-1], own.split()[-1]])):
+            if made.casefold() not in targets:
+                found.append(text.replace(own, made))
+    return found
+
+
+UNCALIBRATED = Calibration(0.5, 0.5, 1, 1, False, 0, 0)
+"""Stands in while the calibration scores are taken."""
+
+
 class FittedNgram:
     """The trained and calibrated detector. Reading a prompt takes a dictionary look-up an n-gram."""
 
-    def __init__(self, weights: dict[str, tuple[float, float]], intercept: float, calibration: Calibration | None):
+    def __init__(self, weights: dict[str, tuple[float, float]], intercept: float, calibration: Calibration):
         self.weights = weights
         self.intercept = intercept
         self.calibration = calibration
@@ -93,18 +132,26 @@ class FittedNgram:
         return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
     def state(self) -> dict[str, Any]:
-        return {"weights": self.weights, "intercept": self.intercept, "calibration": self.calibration.describe()}
+        return {
+            "weights": self.weights,
+            "intercept": self.intercept,
+            "calibration": self.calibration.describe(),
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> FittedNgram:
         fields = {name: state["calibration"][name] for name in Calibration.__dataclass_fields__}
-        return cls({gram: tuple(pair) for gram, pair in state["weights"].items()}, state["intercept"], Calibration(**fields))
+        return cls(
+            {gram: tuple(pair) for gram, pair in state["weights"].items()},
+            state["intercept"],
+            Calibration(**fields),
+        )
 
 
 def ngrams(text: str) -> list[str]:
     """Words, pairs of neighbouring words, and 3- to 5-letter pieces of words with their borders."""
     words = re.findall(r"\w+", text.casefold())
-    grams = [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]
+    grams = [*words, *(f"{a} {b}" for a, b in pairwise(words))]
     for word in words:
         framed = f"<{word}>"
         grams += [framed[i : i + n] for n in (3, 4, 5) for i in range(len(framed) - n + 1)]

@@ -25,7 +25,7 @@ class LoRA(Settings):
     artifact: ClassVar = "adapter"
 
     rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
+    alpha: int = Field(32, ge=1)
     """The adapter's output is scaled by alpha / rank."""
     targets: str | list[str] = "all-linear"
     """Module names, or "all-linear" for every linear layer but the head."""
@@ -37,4 +37,9 @@ class LoRA(Settings):
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return get_peft_model(model, LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.targets, task_type="CAUSAL_LM"))
+            return get_peft_model(
+                model,
+                LoraConfig(
+                    r=self.rank, lora_alpha=self.alpha, target_modules=self.targets, task_type="CAUSAL_LM"
+                ),
+            )

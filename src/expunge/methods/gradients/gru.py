@@ -27,7 +27,9 @@ class GRU(Settings):
     gamma: float = Field(0.8, gt=0, le=1)
     """Weight of the newest retain gradient in its moving average; 1 uses the current one alone."""
 
-    def combine(self, unlearn: list[Tensor], retain: list[Tensor], memory: dict[str, Tensor]) -> dict[str, float]:
+    def combine(
+        self, unlearn: list[Tensor], retain: list[Tensor], memory: dict[str, Tensor]
+    ) -> dict[str, float]:
         for i, g in enumerate(retain):
             smooth = memory.setdefault(str(i), torch.zeros_like(g))
             smooth.mul_(1 - self.gamma).add_(g, alpha=self.gamma)

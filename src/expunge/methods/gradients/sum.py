@@ -18,7 +18,9 @@ from expunge.config import Settings
 class Sum(Settings):
     separate: ClassVar = False
 
-    def combine(self, unlearn: list[Tensor], retain: list[Tensor], memory: dict[str, Tensor]) -> dict[str, float]:
+    def combine(
+        self, unlearn: list[Tensor], retain: list[Tensor], memory: dict[str, Tensor]
+    ) -> dict[str, float]:
         for g, r in zip(unlearn, retain, strict=True):
-            g += r
+            g.add_(r)
         return {}

@@ -7,7 +7,7 @@ and answers that were never likely are left alone.
 Needs: forget pairs or texts; nothing else.
 Differs from the paper: nothing; |y| counts the answer's tokens with its end token.
 Differs from the authors' code: they divide by unshifted label counts, which is the same unless the first token is an answer token.
-Fails when: the retain coefficient is left at 1: the paper's TOFU numbers use about 0.13 on the retain side of GradDiff form.
+Fails when: the two coefficients are left at 1: the authors' TOFU runs weigh the forget side by about 0.13 against retain 1.
 """
 
 from typing import ClassVar

@@ -1,0 +1,232 @@
+"""A benchmark from end to end: models, methods, measurements, attacks and one report, each step resumed where it was left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from expunge.errors import ConfigError
+from expunge.recipe import Recipe, read_recipe
+from expunge.types import Seed
+from expunge.workers import free_cores, run_jobs
+
+Tell = Callable[[str], None]
+POCKET = (
+    "ga",
+    "graddiff",
+    "npo",
+    "npo-kl",
+    "simnpo",
+    "npo-gru",
+    "dpo",
+    "idk",
+    "npo-lora",
+    "eco",
+    "neutral",
+    "refuse",
+)
+"""Presets `pocket-<name>` in the order of the table."""
+
+
+def bench_pocket(
+    out: str | Path,
+    *,
+    size: str = "default",
+    seed: int = 0,
+    arch: str = "llama",
+    methods: Sequence[str] = POCKET,
+    workers: int | None = None,
+    tell: Tell = lambda what: None,
+) -> Path:
+    """Build (or find) the world of a seed, run the methods on it, and write `report.html` in `out`. Returns that page.
+
+    `methods`: preset names without their `pocket-`, or method strings, which then take the settings of `pocket-npo`.
+    """
+    from expunge.build import build_pocket
+
+    world = build_pocket(size, seed, arch, workers=workers, tell=tell)
+    spec = ("pocket", {"folder": str(world), "half": "report"})
+    return run_bench(
+        Path(out),
+        spec,
+        Models.of(world),
+        {name: preset("pocket", name, seed) for name in methods},
+        workers=workers,
+        tell=tell,
+    )
+
+
+TOFU = ("graddiff", "npo", "simnpo", "idk", "eco", "neutral", "refuse")
+"""Presets `tofu-<name>` (from a hub model) or `tofu-scratch-<name>`."""
+
+
+def bench_tofu(
+    out: str | Path,
+    *,
+    data: str | None,
+    split: str = "forget10",
+    authors: int | None = None,
+    model: str | None = None,
+    target: str | None = None,
+    gold: str | None = None,
+    arch: str = "llama",
+    seed: int = 0,
+    methods: Sequence[str] = TOFU,
+    workers: int | None = None,
+    tell: Tell = lambda what: None,
+) -> Path:
+    """TOFU from `data` (a folder or hub id) with a small model from scratch, a model to fine-tune, or a target and a gold that
+    exist already. Returns the report.
+    """
+    from expunge.benchmarks.tofu import Tofu
+    from expunge.build import build_tofu
+
+    if data is None:
+        raise ConfigError(
+            "tofu needs --data: a folder of TOFU's JSONL files, or a hub id such as locuslab/TOFU."
+        )
+    if (target is None) != (gold is None):
+        raise ConfigError(
+            "--target and --gold go together: the model that learned all authors, and the one that never saw the forgotten."
+        )
+    arguments: dict[str, Any] = {"data": data, "split": split, "authors": authors}
+    if target and gold:
+        models = Models(target, gold)
+    else:
+        world = build_tofu(Tofu(**arguments), model=model, arch=arch, seed=seed, workers=workers, tell=tell)
+        models = Models.of(world, base=model)
+    family = "tofu" if model or target else "tofu-scratch"
+    half = "report" if family == "tofu-scratch" and Tofu(**arguments).forgotten > 1 else "all"
+    return run_bench(
+        Path(out),
+        ("tofu", {**arguments, "half": half}),
+        models,
+        {name: preset(family, name, seed) for name in methods},
+        workers=workers,
+        tell=tell,
+    )
+
+
+class Models(NamedTuple):
+    """The models that a bench measures with."""
+
+    target: str
+    gold: str
+    floor: str | None = None
+    """A second gold."""
+    base: str | None = None
+    """What target and golds started from."""
+
+    @classmethod
+    def of(cls, world: Path, base: str | None = None) -> Models:
+        """Those of a built world."""
+        second, first = world / "gold2", world / "base"
+        return cls(
+            str(world / "target"),
+            str(world / "gold"),
+            str(second) if second.exists() else None,
+            base or (str(first) if first.exists() else None),
+        )
+
+
+def preset(family: str, name: str, seed: int) -> Recipe:
+    """`<family>-<name>` of the presets, or a method string with the training settings of `<family>-npo`."""
+    from expunge.recipe import RECIPES, recipe
+
+    seed = Seed(seed).child("recipe").number % 2**31
+    if (RECIPES / f"{family}-{name}.yaml").is_file():
+        return read_recipe(f"{family}-{name}", [f"seed={seed}"])
+    default = read_recipe(f"{family}-npo")
+    made = recipe(name, seed=seed)
+    return (
+        made
+        if made.kind == "guard"
+        else made.model_copy(update={"train": default.train, "source": f"settings of {family}-npo"})
+    )
+
+
+def open_benchmark(spec: tuple[str, dict[str, Any]]) -> Any:
+    """A benchmark from its name and arguments, which cross process borders where the object itself need not."""
+    name, arguments = spec
+    if name == "pocket":
+        from expunge.benchmarks.pocket import Pocket
+
+        return Pocket.open(**arguments)
+    from expunge.benchmarks.tofu import Tofu
+
+    return Tofu(**arguments)
+
+
+def run_bench(
+    out: Path,
+    spec: tuple[str, dict[str, Any]],
+    models: Models,
+    recipes: dict[str, Recipe],
+    *,
+    workers: int | None = None,
+    tell: Tell = lambda what: None,
+) -> Path:
+    """Unlearn, evaluate and attack with each recipe, side by side, and write one report over all of them."""
+    from expunge.report.page import write_comparison
+
+    begin = time.perf_counter()
+    tell(f"{len(recipes)} methods on {spec[0]}")
+    jobs = {name: (run_method, (str(out / name), spec, models, made)) for name, made in recipes.items()}
+    for done, (name, seconds) in enumerate(run_jobs(jobs, workers or free_cores()), start=1):
+        tell(
+            f"{done} of {len(jobs)}: {name}, {seconds:.0f} s"
+            if seconds
+            else f"{done} of {len(jobs)}: {name}, done before"
+        )
+    tell("writing the report")
+    page = write_comparison([out / name for name in recipes], out / "report.html")
+    tell(f"finished in {time.perf_counter() - begin:.0f} s")
+    return page
+
+
+def run_method(out: str, spec: tuple[str, dict[str, Any]], models: Models, made: Recipe) -> float:
+    """One row of the table: artifact, evaluation, attack. Returns seconds; 0 when all of it was there."""
+    from expunge.run import attack, evaluate, model_hash, unlearn
+    from expunge.trajectory import trajectory_probe
+
+    begin = time.perf_counter()
+    benchmark = open_benchmark(spec)
+    done = (
+        Path(out) / "evaluations" / f"{benchmark.name}.json",
+        Path(out) / "evaluations" / "attack-prefill.json",
+    )
+    selection = benchmark.of_half("select").forget_subjects()
+    data = benchmark.dataset()
+    probed = made.kind == "training" and made.train.probe_every
+    unlearn(
+        models.target,
+        data,
+        made,
+        out,
+        base=models.base,
+        refusals=benchmark.refusals(),
+        template=benchmark.template,
+        probe=LazyProbe(lambda: trajectory_probe(benchmark, models.gold)) if probed else None,
+        selection=[record for record in data.forget if record.group in selection],
+    )
+    subject = {"name": out, "sha256": model_hash(out)}
+    if all(path.is_file() and json.loads(path.read_text())["subject"] == subject for path in done):
+        return 0.0
+    evaluate(out, benchmark, gold=models.gold, floor=models.floor)
+    attack(out, benchmark, "prefill", gold=models.gold)
+    return time.perf_counter() - begin
+
+
+class LazyProbe:
+    """A probe that is only made when it is first used: a finished run needs none."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self.make = make
+        self.probe: Any = None
+
+    def __call__(self, model: Any, step: int) -> dict[str, Any]:
+        self.probe = self.probe or self.make()
+        return self.probe(model, step)

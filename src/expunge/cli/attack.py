@@ -1,0 +1,33 @@
+"""`expunge attack`: try to get the knowledge back."""
+
+from typing import Annotated
+
+import typer
+
+from expunge.cli.options import Authors, Benchmark, Data, Device, Dialect, Gold, Half, Json, Split
+
+
+def attack(
+    run: Annotated[str, typer.Argument(help="A run folder, a model folder, or a hub id.")],
+    benchmark: Benchmark,
+    name: Annotated[str, typer.Option("--attack", help="Which attack.")] = "prefill",
+    data: Data = None,
+    gold: Gold = None,
+    half: Half = None,
+    split: Split = "forget10",
+    authors: Authors = None,
+    dialect: Dialect = "tofu",
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Share of the forget facts that come back, beside the gold's own share."""
+    from expunge.cli import show
+    from expunge.cli.options import golds, open_benchmark
+    from expunge.run import attack as run_attack
+
+    opened = open_benchmark(benchmark, data, half, split, authors, dialect)
+    result = run_attack(run, opened, name, gold=golds(benchmark, data, gold)[0], device=device)
+    if as_json:
+        show.print_json(result)
+        return
+    show.print_figures(result["figures"], f"{name} on {run}")

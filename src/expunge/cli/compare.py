@@ -1,0 +1,104 @@
+"""`expunge compare`: many runs in one table and one plot."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expunge.cli.options import Json
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated run folders.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also write a page with table, plot and every run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put runs side by side: forgetting, utility, every part, attacks, cost."""
+    from expunge.cli import show
+    from expunge.report.page import table_rows, write_comparison
+    from expunge.report.view import read_run, same_yardstick
+    from expunge.report.words import guard_verdicts, number
+
+    folders = [folder for folder in runs if (folder / "manifest.json").is_file()] or runs
+    views = [read_run(folder) for folder in folders]
+    same_yardstick(views)
+    columns, rows = table_rows(views)
+    page = write_comparison(folders, out) if out else None
+    if as_json:
+        show.print_json(
+            {
+                "columns": {name: meaning for name, _, meaning in columns},
+                "rows": rows,
+                "verdicts": guard_verdicts(views),
+                "page": str(page) if page else None,
+            }
+        )
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for _, heading, _ in columns:
+        table.add_column(heading, justify="right")
+    table.add_column("seconds", justify="right")
+    for row in rows:
+        seconds = f"{row['seconds']:.1f}" if row["seconds"] is not None else ""
+        table.add_row(
+            row["name"],
+            *(
+                "n/a" if f and f["value"] is None else number(f)
+                for f in (row["figures"][name] for name, _, _ in columns)
+            ),
+            seconds,
+        )
+    show.output.print(table)
+    for verdict in guard_verdicts(views):
+        show.output.print(f"• {verdict}", markup=False)
+    for line in plot_lines(views):
+        show.output.print(line, markup=False)
+    if page:
+        show.output.print(f"\nPage: {page}")
+
+
+def plot_lines(views: list, width: int = 64, height: int = 14) -> list[str]:
+    """Forgetting against utility in characters: utility to the right, closeness to the gold upwards; a letter a model."""
+    first = views[0]
+    named = [
+        (label, first.value("model_utility", who), first.value("forget_quality/ks_distance", who))
+        for who, label in (("target", "target"), ("gold", "gold"))
+    ]
+    named += [
+        (view.name, view.value("model_utility"), view.value("forget_quality/ks_distance")) for view in views
+    ]
+    points = [(name, u, d) for name, u, d in named if u is not None and d is not None]
+    if len(points) < 2:
+        return []
+    low, high = min(u for _, u, _ in points), max(u for _, u, _ in points)
+    deepest = max(1e-9, *(d for _, _, d in points))
+    grid = [[" "] * width for _ in range(height)]
+    legend = []
+    for i, (name, utility, distance) in enumerate(points):
+        mark = (
+            "TG"[i]
+            if name in ("target", "gold") and i < 2
+            else "abcdefghijklmnopqrstuvwxyz"[len(legend) % 26]
+            if name not in ("target", "gold")
+            else name[0].upper()
+        )
+        column = round((utility - low) / max(high - low, 1e-9) * (width - 1))
+        line = round(distance / deepest * (height - 1))
+        grid[line][column] = mark if grid[line][column] == " " else "*"
+        legend.append(f"{mark} {name}")
+    frame = [
+        f"{0 if i == 0 else deepest:5.2f} |" if i in (0, height - 1) else "      |" for i in range(height)
+    ]
+    return [
+        "",
+        "KS distance to the gold (up is closer) against model utility (right is better)",
+        *(left + "".join(row) for left, row in zip(frame, grid, strict=True)),
+        "      +" + "-" * width,
+        f"       {low:<.3f}" + " " * (width - 11) + f"{high:.3f}",
+        "  ".join(legend) + "  (* several)",
+    ]

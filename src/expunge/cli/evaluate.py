@@ -1,0 +1,42 @@
+"""`expunge evaluate`: figures of a model or run on a benchmark."""
+
+from typing import Annotated
+
+import typer
+
+from expunge.cli.options import Authors, Benchmark, Data, Device, Dialect, Gold, Half, Json, Split
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run folder, a model folder, or a hub id.")],
+    benchmark: Benchmark,
+    data: Data = None,
+    gold: Gold = None,
+    half: Half = None,
+    split: Split = "forget10",
+    authors: Authors = None,
+    dialect: Dialect = "tofu",
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run against a model retrained without the data; a run folder keeps the result."""
+    from expunge.cli import show
+    from expunge.cli.options import golds, open_benchmark
+    from expunge.run import evaluate as measure
+
+    opened = open_benchmark(benchmark, data, half, split, authors, dialect)
+    first, second = golds(benchmark, data, gold)
+    with show.progress() as progress:
+        result = measure(run, opened, gold=first, floor=second, device=device, progress=progress)
+    if as_json:
+        show.print_json(result)
+        return
+    show.print_figures(
+        result["figures"],
+        f"{run} on {benchmark} ({', '.join(f'{k} {v}' for k, v in opened.settings.items() if not isinstance(v, dict))})",
+    )
+    floor = result["beside"].get("floor", {}).get("forget_quality/ks_distance")
+    if floor:
+        show.output.print(
+            f"\nNoise floor: a second gold is {floor['value']:.3f} from the first in KS distance."
+        )

@@ -1,0 +1,193 @@
+"""One self-contained HTML page for a run, or for several runs side by side. No network, no scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.artifacts.store import write_text
+from expunge.report import plots, words
+from expunge.report.view import RunView, read_run, same_yardstick
+from expunge.types import CLAIMS
+
+SHOWN_ANSWERS = 8
+"""Rows of side-by-side answers per part."""
+
+
+def write_report(folder: Path, beside: Sequence[Path] = ()) -> Path:
+    """`report.html` in a run folder, with other runs beside it in table and plot. Returns its path.
+
+    Raises ModelError or DataError when a folder is no evaluated run, or the runs do not compare.
+    """
+    return _write(
+        [read_run(folder), *(read_run(other) for other in beside)], folder / "report.html", detailed=1
+    )
+
+
+def write_comparison(folders: Sequence[Path], out: Path) -> Path:
+    """One page over many runs, each with its own section. Returns its path."""
+    runs = [read_run(folder) for folder in folders]
+    return _write(runs, out, detailed=len(runs))
+
+
+def table_rows(runs: Sequence[RunView]) -> tuple[list[tuple[str, str, str]], list[dict[str, Any]]]:
+    """The comparison as columns (figure, heading, meaning) and rows: target, gold and second gold first, then the runs."""
+    first = runs[0]
+    rows: list[dict[str, Any]] = []
+    for who, label in (("target", "target"), ("gold", "gold"), ("floor", "second gold")):
+        if who in first.evaluation["beside"]:
+            rows.append(
+                {
+                    "name": label,
+                    "claim": "",
+                    "figures": {name: first.figure(name, who) for name, _, _ in words.COLUMNS},
+                    "seconds": None,
+                }
+            )
+    for run in runs:
+        figures = {name: run.figure(name) for name, _, _ in words.COLUMNS}
+        rows.append(
+            {
+                "name": run.name,
+                "method": run.manifest["method"],
+                "claim": run.manifest["claim"],
+                "figures": figures,
+                "seconds": run.manifest["seconds"]["total"],
+            }
+        )
+    shown = {
+        name
+        for row in rows
+        for name, figure in row["figures"].items()
+        if figure and figure["value"] is not None
+    }
+    return [column for column in words.COLUMNS if column[0] in shown], rows
+
+
+def _write(runs: list[RunView], out: Path, detailed: int) -> Path:
+    from jinja2 import Environment, FileSystemLoader
+
+    same_yardstick(runs)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    columns, rows = table_rows(runs)
+    first = runs[0]
+    page = environment.get_template("page.html.j2").render(
+        title=first.name if detailed == 1 else f"{len(runs)} methods on {first.evaluation['benchmark']}",
+        runs=[_section(run) for run in runs[:detailed]],
+        columns=columns,
+        rows=rows,
+        number=words.number,
+        claims={claim: CLAIMS[claim] for claim in dict.fromkeys(run.manifest["claim"] for run in runs)},
+        yardstick=_yardstick(first),
+        verdicts=words.guard_verdicts(runs),
+        scatter=_scatter(runs),
+    )
+    write_text(out, page)
+    return out
+
+
+def _yardstick(run: RunView) -> dict[str, Any]:
+    evaluation = run.evaluation
+    return {
+        "benchmark": evaluation["benchmark"],
+        "version": evaluation["version"],
+        "settings": {
+            key: evaluation[key]
+            for key in ("split", "authors", "dialect", "half", "seed")
+            if key in evaluation
+        },
+        "target": run.figure("forget_quality/ks_p", "target"),
+        "target_distance": run.figure("forget_quality/ks_distance", "target"),
+        "floor": run.figure("forget_quality/ks_p", "floor"),
+        "floor_distance": run.figure("forget_quality/ks_distance", "floor"),
+        "gold": evaluation["gold"],
+    }
+
+
+def _scatter(runs: Sequence[RunView]) -> str:
+    first = runs[0]
+
+    def point(name: str, run: RunView, who: str):
+        utility, distance = run.figure("model_utility", who), run.figure("forget_quality/ks_distance", who)
+        if not utility or not distance or utility["value"] is None or distance["value"] is None:
+            return None
+        spread = [(f["low"], f["high"]) if f["low"] is not None else None for f in (utility, distance)]
+        return name, utility["value"], distance["value"], *spread
+
+    points = [
+        point(label, first, who)
+        for who, label in (("target", "target"), ("gold", "gold"), ("floor", "second gold"))
+    ]
+    points += [point(run.name, run, "run") for run in runs]
+    points = [p for p in points if p]
+    return (
+        plots.forgetting_against_utility(
+            points, first.value("forget_quality/ks_distance", "floor"), first.value("model_utility", "gold")
+        )
+        if points
+        else ""
+    )
+
+
+def _section(run: RunView) -> dict[str, Any]:
+    manifest, evaluation = run.manifest, run.evaluation
+    recipe = manifest["recipe"]
+    curve = _search_curve(run)
+    return {
+        "name": run.name,
+        "manifest": manifest,
+        "recipe": {
+            key: value for key, value in recipe.items() if key not in ("method", "seed", "source", "train")
+        },
+        "train": recipe.get("train"),
+        "limits": words.limits(run),
+        "figures": sorted(evaluation["figures"].items()),
+        "trajectory": plots.trajectory(
+            run.trajectory, manifest["chosen_step"], run.value("forget_quality/ks_distance", "floor"), {}
+        )
+        if len(run.trajectory) > 1
+        else "",
+        "ratios": plots.truth_ratio_curves(evaluation["truth_ratios"], run.name),
+        "curve": plots.search_curve(curve["curve"], curve["strength"]) if curve else "",
+        "calibration": _calibration(run),
+        "answers": {part: _answers(run, evaluation["roles"][part]) for part in ("forget", "retain")},
+        "prefilled": run.attacks["prefill"]["rows"][:SHOWN_ANSWERS] if "prefill" in run.attacks else [],
+    }
+
+
+def _answers(run: RunView, task: str) -> list[dict[str, str]]:
+    """Side by side: what was asked, the right answer, and what target, gold and run wrote. Of forget rows, only those that
+    the figures count.
+    """
+    evaluation = run.evaluation
+    counted = (
+        {row["id"] for row in run.attacks["prefill"]["rows"]}
+        if "prefill" in run.attacks and task == evaluation["roles"]["forget"]
+        else None
+    )
+    picked = [
+        i
+        for i, row in enumerate(evaluation["rows"])
+        if row["task"] == task and (counted is None or row["id"] in counted)
+    ]
+    step = max(1, len(picked) // SHOWN_ANSWERS)
+    return [
+        {
+            "prompt": evaluation["rows"][i]["prompt"],
+            "reference": evaluation["rows"][i]["reference"],
+            **{who: answers[i] for who, answers in evaluation["answers"].items()},
+        }
+        for i in picked[::step][:SHOWN_ANSWERS]
+    ]
+
+
+def _search_curve(run: RunView) -> dict[str, Any] | None:
+    guard = run.manifest.get("guard", {})
+    return guard if guard.get("curve") else None
+
+
+def _calibration(run: RunView) -> dict[str, Any] | None:
+    return run.manifest.get("guard", {}).get("calibration")

@@ -1,0 +1,89 @@
+"""What a run folder holds, read for showing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.artifacts.manifest import read_manifest
+from expunge.errors import DataError
+
+BEHAVIOUR = ("forget/accuracy", "forget/rouge_l_recall", "forget/fluency", "prefill")
+"""What anybody who asks can see of a model; defined for every method, guards with fixed answers too."""
+
+
+@dataclass
+class RunView:
+    """One run with its evaluation and attacks."""
+
+    name: str
+    manifest: dict[str, Any]
+    evaluation: dict[str, Any]
+    attacks: dict[str, dict[str, Any]]
+    trace: list[dict[str, Any]]
+
+    @property
+    def is_guard(self) -> bool:
+        return self.manifest["kind"] == "guard"
+
+    def figure(self, name: str, who: str = "run") -> dict[str, Any] | None:
+        """A figure of the run, or of "target", "gold" or "floor" beside it; None where it was not measured."""
+        if name == "prefill":
+            return (
+                self.attacks["prefill"]["figures"].get(f"prefill/{who}")
+                if "prefill" in self.attacks
+                else None
+            )
+        figures = self.evaluation["figures"] if who == "run" else self.evaluation["beside"].get(who, {})
+        return figures.get(name)
+
+    def value(self, name: str, who: str = "run") -> float | None:
+        figure = self.figure(name, who)
+        return None if figure is None else figure["value"]
+
+    @property
+    def trajectory(self) -> list[dict[str, Any]]:
+        """The probed points of the trace."""
+        return [entry for entry in self.trace if "report" in entry]
+
+    @property
+    def behaviour_gap(self) -> float | None:
+        """Mean absolute difference from the gold over BEHAVIOUR; 0 is what the gold does."""
+        gaps = []
+        for name in BEHAVIOUR:
+            run, gold = self.value(name), self.value(name, "gold")
+            if run is not None and gold is not None:
+                gaps.append(abs(run - gold))
+        return sum(gaps) / len(gaps) if gaps else None
+
+
+def read_run(folder: Path) -> RunView:
+    """Raises ModelError for a folder that is no run, DataError for one that has not been evaluated."""
+    manifest = read_manifest(folder)
+    results = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((folder / "evaluations").glob("*.json"))
+    }
+    evaluations = [result for result in results.values() if "benchmark" in result and "attack" not in result]
+    if not evaluations:
+        raise DataError(f"{folder} has not been evaluated. Run:  expunge evaluate {folder} --benchmark ...")
+    attacks = {result["attack"]: result for result in results.values() if "attack" in result}
+    trace = folder / "trace.jsonl"
+    lines = trace.read_text(encoding="utf-8").splitlines() if trace.is_file() else []
+    return RunView(folder.name, manifest, evaluations[-1], attacks, [json.loads(line) for line in lines])
+
+
+def same_yardstick(runs: list[RunView]) -> None:
+    """Raises DataError when runs were measured on different data or against different golds: their figures do not compare."""
+    keys = ("benchmark", "version", "half", "gold", "seed", "world", "split", "authors", "dialect")
+    first = {key: runs[0].evaluation.get(key) for key in keys}
+    for run in runs[1:]:
+        other = {key: run.evaluation.get(key) for key in keys}
+        different = [key for key in keys if first[key] != other[key]]
+        if different:
+            raise DataError(
+                f"{runs[0].name} and {run.name} were measured differently ({', '.join(different)}), so one table would mislead.\n"
+                "Evaluate them on the same benchmark, half and gold, or compare them apart."
+            )

@@ -1,0 +1,139 @@
+"""What the report says in words: verdicts that follow from figures, and limits that always stand."""
+
+from __future__ import annotations
+
+from expunge.report.view import RunView
+
+COLUMNS = (
+    (
+        "forget_quality/ks_p",
+        "KS p",
+        "is the truth ratio drawn like the gold's? above 0.05: not told apart at this n",
+    ),
+    (
+        "forget_quality/ks_distance",
+        "KS distance",
+        "largest gap of the two distributions; compare with the noise floor",
+    ),
+    ("model_utility", "utility", "harmonic mean of nine numbers; hides which part suffers"),
+    ("forget/accuracy", "forget", "share of forget questions whose fact is still answered"),
+    ("prefill", "prefill", "share of forget facts that come back when the start of the answer is given"),
+    ("retain/accuracy", "retain", "share of retain questions answered"),
+    (
+        "neighbours/accuracy",
+        "neighbours",
+        "retain people who share a name with a forgotten one, or taught one",
+    ),
+    ("known/accuracy", "known", "people the base model knew (TOFU: real authors)"),
+    ("real_authors/accuracy", "real authors", "authors the base model knew"),
+    ("lands/accuracy", "lands", "world facts"),
+    ("world_facts/accuracy", "world facts", "general facts"),
+    (
+        "forget/fluency",
+        "fluency",
+        "would the gold have written these words? compare with the gold's own value",
+    ),
+    (
+        "membership/auc",
+        "membership",
+        "forget rows against never-trained ones by likelihood; 0.5 is no trace, below is over-forgotten",
+    ),
+)
+"""Figures of the table: name, heading, meaning. A column that no run has is left out."""
+
+
+def limits(run: RunView) -> list[str]:
+    """What must be said beside the figures of a run, in plain words."""
+    manifest, evaluation = run.manifest, run.evaluation
+    n = (run.figure("forget_quality/ks_distance") or {}).get("n", 0)
+    said = []
+    if run.is_guard:
+        known = run.value("forget/accuracy", "target")
+        said.append(
+            "This guard suppresses; it erases nothing. The weights behind it are unchanged: "
+            + (
+                f"with the guard taken off they answer {known:.0%} of these forget questions. "
+                if known is not None
+                else ""
+            )
+            + "Whoever holds the weights, or can send embeddings of their own, is past it."
+        )
+        said.append(
+            "The guard's file holds the target's names and the detector's n-grams, so it is as private as the request itself."
+        )
+        if manifest.get("names_found_in_text"):
+            said.append(
+                f"No subject was given; these names were found in the text and are what is corrupted: {', '.join(manifest['names_found_in_text'])}."
+            )
+    elif manifest["claim"] == "approximate":
+        said.append(
+            "The weights were trained to answer as if the data had not been seen. Nothing proves that the knowledge is gone: relearning, quantization and probes of the weights were not tried here."
+        )
+    if manifest.get("level_reached") is False:
+        said.append(
+            "At no probed step were right and wrong answers equally likely on the selection half, so the last step was taken."
+        )
+    if evaluation["gold"] is None:
+        said.append("No gold model was given, so forget quality is not known.")
+    elif n:
+        said.append(
+            f"Forget quality compares {n} rows with {n}: distances below about {1.358 * (2 / n) ** 0.5:.2f} are not told from zero at the 5 % level, so a p above 0.05 is weak evidence."
+        )
+    tried = ", ".join(run.attacks) or "none"
+    said.append(
+        f"Attacks tried: {tried}. Paraphrase, translation, multi-turn, relearning and quantization were not tried here."
+    )
+    plausible = run.value("forget/fluency")
+    gold = run.value("forget/fluency", "gold")
+    if plausible is not None and gold is not None and plausible < 0.5 * gold:
+        said.append(
+            f"The answers to forget questions are not what a model without the data would write (fluency {plausible:.2f}, the gold's own {gold:.2f}): a refusal or broken text, and either tells who was forgotten."
+        )
+    return said
+
+
+def guard_verdicts(runs: list[RunView]) -> list[str]:
+    """Whether corrupting embeddings is closer to the gold than the same detector with something simpler behind it."""
+    said = []
+    controls = [
+        run
+        for run in runs
+        if run.is_guard and run.manifest["recipe"]["action"]["name"] in ("refuse", "neutral")
+    ]
+    for run in runs:
+        if not run.is_guard or run in controls:
+            continue
+        for control in controls:
+            name = control.manifest["recipe"]["action"]["name"]
+            parts = []
+            mine, theirs = (
+                run.value("forget_quality/ks_distance"),
+                control.value("forget_quality/ks_distance"),
+            )
+            if mine is not None and theirs is not None:
+                parts.append(_closer("KS distance", mine, theirs))
+            elif mine is not None:
+                parts.append("a fixed text has no truth ratio, so KS distances do not compare")
+            mine, theirs = run.behaviour_gap, control.behaviour_gap
+            if mine is not None and theirs is not None:
+                parts.append(_closer("behaviour (accuracy, ROUGE, fluency, prefill)", mine, theirs))
+            said.append(f"{run.name} against the same detector with '{name}': {'; '.join(parts)}.")
+    return said
+
+
+def _closer(what: str, mine: float, theirs: float) -> str:
+    verdict = "closer to the gold" if mine < theirs else "not closer to the gold"
+    return f"{verdict} in {what} ({mine:.3f} against {theirs:.3f})"
+
+
+def number(figure: dict | None, *, interval: bool = False) -> str:
+    """A figure as text: a small p in powers of ten, everything else with three digits, or a dash."""
+    if figure is None or figure["value"] is None:
+        return "–"
+    value = figure["value"]
+    text = f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"
+    return (
+        f"{text} [{figure['low']:.2f}, {figure['high']:.2f}]"
+        if interval and figure["low"] is not None
+        else text
+    )

@@ -1,0 +1,68 @@
+"""Where names stand in a text, and which tokens of written text belong to them."""
+
+import numpy as np
+import pytest
+
+from expunge.guards.target_names import TargetNames, WrittenNames
+
+NAMES = TargetNames(["Mara Olen", "Jean de Brask"])
+
+
+def test_whole_names_are_mentioned_and_halves_are_not():
+    assert NAMES.mentions("Tell me where MARA  olen lives.")
+    assert NAMES.mentions("jean de brask?")
+    assert not NAMES.mentions("Mara Brask and Tovin Olen")
+
+
+def test_spans_cover_every_word_of_a_name_but_not_its_particles():
+    text = "Was Mara, or Olen, born where de Brask was? Marathon."
+    assert [text[a:b] for a, b in NAMES.spans(text)] == ["Mara", "Olen", "Brask"]
+
+
+def test_a_run_of_name_words_is_replaced_once():
+    assert NAMES.replace("Where was Mara Olen born?", "somebody") == "Where was somebody born?"
+    assert NAMES.replace("Mara met Brask.", "X") == "X met X."
+    assert NAMES.replace("Nobody here.", "X") == "Nobody here."
+
+
+@pytest.fixture
+def written(tokenizer):
+    return WrittenNames(NAMES, tokenizer)
+
+
+def masked_text(written, tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    mask = written.mask(ids, 0)
+    return tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m]), ids, mask
+
+
+def test_written_names_are_masked_whatever_pieces_they_come_in(written, tokenizer):
+    """Whole where a name is one token; from its second letter on where it comes letter by letter."""
+    assert masked_text(written, tokenizer, " Mara Olen was born in Corvale")[0] == " Mara Olen"
+    found, ids, _ = masked_text(written, tokenizer, " MARA")
+    assert len(ids) > 2
+    assert found.strip() in ("MARA", "ARA")
+    assert masked_text(written, tokenizer, " It is mara olen.")[0].replace(" ", "") in ("maraolen", "araolen", "aralen", "maralen")
+
+
+def test_text_without_names_is_left_alone(written, tokenizer):
+    _, _, mask = masked_text(written, tokenizer, " the quick fox jumps over the lazy dog")
+    assert not mask.any()
+
+
+def test_the_rule_looks_back_only(written, tokenizer):
+    """What has been decided about a token never changes when more is written: scoring and writing must agree."""
+    ids = tokenizer(" Olen taught Mara Brask, and Mar was no Olenka; mara", add_special_tokens=False)["input_ids"]
+    whole = written.mask(ids, 0)
+    for end in range(1, len(ids) + 1):
+        assert np.array_equal(written.mask(ids[:end], 0), whole[:end])
+        assert np.array_equal(written.mask(ids[:end], end - 1), whole[end - 1 : end])
+
+
+def test_the_quick_look_never_misses_a_token_that_is_masked(written, tokenizer):
+    import torch
+
+    ids = tokenizer(" Olen taught Mara Brask, and Mar was no Olenka; mara", add_special_tokens=False)["input_ids"]
+    mask = written.mask(ids, 0)
+    assert (written.may_mask(torch.tensor(ids)).numpy() >= mask).all()
+    assert not written.may_mask(torch.tensor(tokenizer(" fox", add_special_tokens=False)["input_ids"])).any()
