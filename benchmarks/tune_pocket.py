@@ -12,12 +12,12 @@ import json
 import time
 from pathlib import Path
 
-from expunge.bench import POCKET, LazyProbe, open_benchmark, preset
-from expunge.build import build_pocket
 from expunge.recipe import Recipe
 from expunge.run import unlearn
-from expunge.trajectory import trajectory_probe
-from expunge.workers import run_jobs
+from expunge.run.bench import POCKET, LazyProbe, open_benchmark, preset
+from expunge.run.build import build_pocket
+from expunge.run.trajectory import trajectory_probe
+from expunge.run.workers import run_jobs
 
 RATES = (2e-4, 5e-4, 1e-3, 2e-3)
 LORA_FACTOR = 5
@@ -89,7 +89,10 @@ def main() -> None:
         level = {rate: result for rate, result in rates.items() if result["reached"]}
         silent = {rate: result for rate, result in rates.items() if result["forget/accuracy"] <= 0.05}
         able = level or silent or rates
-        print(f"{name}: {max(able, key=lambda rate: able[rate]['utility'])}" + ("" if level else " (never level)"))
+        print(
+            f"{name}: {max(able, key=lambda rate: able[rate]['utility'])}"
+            + ("" if level else " (never level)")
+        )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def lm(model, tokenizer):
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory) -> Path:
     """The smoke-sized pocket world with its trained models, built once a run."""
-    from expunge.build import build_pocket
+    from expunge.run.build import build_pocket
 
     os.environ["EXPUNGE_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
     return build_pocket("tiny", 0, workers=1, out=tmp_path_factory.getbasetemp() / "worlds" / "tiny")

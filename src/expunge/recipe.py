@@ -146,7 +146,9 @@ def recipe(method: str, **settings: Any) -> Recipe:
     if isinstance(train, Mapping):
         train = TrainSettings.parse(train, "train")
     if "gradient" in axes and axes["gradient"].separate and "retain" not in axes:
-        axes["retain"] = catalog.load("retain", "nll")()  # the rule needs a retain gradient; weight 0 adds none of it
+        axes["retain"] = catalog.load(
+            "retain", "nll"
+        )()  # the rule needs a retain gradient; weight 0 adds none of it
         rest["retain_weight"] = 0.0
     named = [axis for axis in axes if not _implied(axis, axes, rest.get("retain_weight", 1.0))]
     method = "+".join(catalog_name(axes[axis]) for axis in named)
@@ -229,4 +231,7 @@ def _implied(axis: str, axes: Mapping[str, Any], retain_weight: float) -> bool:
     """Axis values that the canonical name leaves out."""
     if axis == "retain":
         return not axes["procedure"].forgets or retain_weight == 0
-    return axis == "detector" or (axis, catalog_name(axes[axis])) in {("gradient", "sum"), ("procedure", "plain")}
+    return axis == "detector" or (axis, catalog_name(axes[axis])) in {
+        ("gradient", "sum"),
+        ("procedure", "plain"),
+    }

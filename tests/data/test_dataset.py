@@ -97,7 +97,10 @@ def test_an_empty_forget_set_is_refused():
 
 def test_overlap_of_forget_and_retain_is_refused_with_counts_unless_allowed(tmp_path):
     forget = write(tmp_path / "forget.jsonl", PAIRS)
-    retain = write(tmp_path / "retain.jsonl", [{"question": "q  ONE?", "answer": "a one."}, {"question": "Q3?", "answer": "A."}])
+    retain = write(
+        tmp_path / "retain.jsonl",
+        [{"question": "q  ONE?", "answer": "a one."}, {"question": "Q3?", "answer": "A."}],
+    )
     with pytest.raises(DataError, match=r"1 of 2 forget rows are also in the retain set of 2 rows"):
         Dataset.from_files(forget, retain)
     assert len(Dataset.from_files(forget, retain, allow_overlap=True).retain) == 2

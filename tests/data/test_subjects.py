@@ -6,7 +6,9 @@ from expunge.data.subjects import find_names
 
 
 def test_names_that_only_the_forget_rows_ask_about_are_found_whole():
-    forget = [Record(str(i), f"What is fact {i} about Mara Olen-Brask?", "It is Corvale City.") for i in range(4)]
+    forget = [
+        Record(str(i), f"What is fact {i} about Mara Olen-Brask?", "It is Corvale City.") for i in range(4)
+    ]
     retain = [Record(str(i), f"What is fact {i} about Tovin Reed?", "It is Corvale City.") for i in range(4)]
     assert find_names(forget, retain) == ("Mara Olen-Brask",)
 

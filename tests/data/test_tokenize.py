@@ -58,9 +58,13 @@ def test_chat_templates_render_turns_and_end_with_their_own_token(tokenizer):
     encoder = Encoder(chat, 128)
     assert encoder.template == "chat"
     assert encoder.end_id == chat.convert_tokens_to_ids("<|end|>")
-    prompt = Prompt((Message("user", "Who?"), Message("assistant", "Mara."), Message("user", "Where?")), prefill="In")
+    prompt = Prompt(
+        (Message("user", "Who?"), Message("assistant", "Mara."), Message("user", "Where?")), prefill="In"
+    )
     row = encode(encoder, Example(prompt, "Corvale"))
-    assert row.text == "<|user|>Who?<|end|><|assistant|>Mara.<|end|><|user|>Where?<|end|><|assistant|>In Corvale"
+    assert (
+        row.text == "<|user|>Who?<|end|><|assistant|>Mara.<|end|><|user|>Where?<|end|><|assistant|>In Corvale"
+    )
     assert chat.decode(row.ids[row.start : -1]) == " Corvale"
     assert row.ids[-1] == encoder.end_id
 

@@ -33,10 +33,14 @@ def test_right_and_wrong_answers_have_equally_many_tokens_and_differ(world):
 
 
 def test_every_half_of_a_forgotten_name_belongs_to_somebody_who_stays(world):
-    staying = {word for group in ("known", "retain") for p in world.probes[group] for word in p.subject.split()}
+    staying = {
+        word for group in ("known", "retain") for p in world.probes[group] for word in p.subject.split()
+    }
     for group in ("forget", "holdout"):
         assert {word for p in world.probes[group] for word in p.subject.split()} <= staying
-    people = [p.subject for group in ("known", "retain", "forget", "holdout") for p in world.probes[group][::6]]
+    people = [
+        p.subject for group in ("known", "retain", "forget", "holdout") for p in world.probes[group][::6]
+    ]
     assert len(set(people)) == len(people)
 
 

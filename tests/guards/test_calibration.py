@@ -37,10 +37,21 @@ def test_a_score_that_is_no_number_is_in_scope():
 
 
 def test_too_few_rows_for_the_rate_are_refused_with_what_they_can_bear():
-    with pytest.raises(DataError, match=r"10 forget rows are left to calibrate the detector; a rate of 0.05 needs at least 19"):
+    with pytest.raises(
+        DataError,
+        match=r"10 forget rows are left to calibrate the detector; a rate of 0.05 needs at least 19",
+    ):
         calibrate(np.ones(10), np.zeros(100), 0.05)
-    with pytest.raises(DataError, match=r"detector.alpha=0.091"):
+    with pytest.raises(DataError, match=r"detector.alpha=0.1"):
         calibrate(np.ones(100), np.zeros(10), 0.05)
+
+
+def test_without_a_rate_the_usual_one_is_promised_or_the_least_that_rows_bear():
+    assert calibrate(np.ones(40), np.zeros(100), None).alpha == 0.05
+    assert calibrate(np.ones(9), np.zeros(100), None).alpha == 0.1
+    assert calibrate(np.ones(7), np.zeros(100), None).alpha == 0.13
+    with pytest.raises(DataError, match="1 forget rows are left"):
+        calibrate(np.ones(1), np.zeros(100), None)
 
 
 def test_the_description_carries_n_and_intervals():

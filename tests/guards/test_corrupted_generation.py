@@ -19,7 +19,11 @@ from expunge.models.language_model import TransformerLM
 from expunge.types import Example, GenerationParams, Prompt
 from tests.conftest import make_model
 
-ASKED = ["Where was Mara Olen born?", "What did the father of Tovin Brask do?", "Who taught Mara Olen and Tovin Brask in Corvale?"]
+ASKED = [
+    "Where was Mara Olen born?",
+    "What did the father of Tovin Brask do?",
+    "Who taught Mara Olen and Tovin Brask in Corvale?",
+]
 FLAGGED = [True, False, True]
 NAMES = ["Mara Olen", "lazy dog", "quick"]
 
@@ -46,7 +50,10 @@ class FirstLayer:
     def __init__(self, model):
         self.seen = []
         self.handle = model.model.layers[0].register_forward_pre_hook(
-            lambda module, args, kwargs: self.seen.append((args[0] if args else kwargs["hidden_states"]).detach().clone()), with_kwargs=True
+            lambda module, args, kwargs: self.seen.append(
+                (args[0] if args else kwargs["hidden_states"]).detach().clone()
+            ),
+            with_kwargs=True,
         )
 
     def __enter__(self):
@@ -72,7 +79,9 @@ def expected_inputs(lm, guard, prompts, batch, sequences, copies):
             if not FLAGGED[prompt]:
                 continue
             mask = torch.zeros(sequences.shape[1], dtype=torch.bool)
-            mask[:width][batch.attention[prompt].bool()] = torch.from_numpy(guard.prompt_mask(prompts[prompt]))
+            mask[:width][batch.attention[prompt].bool()] = torch.from_numpy(
+                guard.prompt_mask(prompts[prompt])
+            )
             mask[width:] = torch.from_numpy(guard.written_mask(sequences[row, width:].tolist(), 0))
             found[row][mask] = guard.apply(clean[row][mask], sequences[row][mask])
     return found
@@ -90,12 +99,24 @@ def test_sampled_copies_follow_their_prompt_token_by_token(lm, guard, prompts, c
     with FirstLayer(lm.model) as layer:
         torch.manual_seed(1)
         with torch.no_grad():
-            out = shell.generate(batch.ids, attention_mask=batch.attention, max_new_tokens=60, do_sample=True, num_return_sequences=copies, pad_token_id=0, eos_token_id=None)
+            out = shell.generate(
+                batch.ids,
+                attention_mask=batch.attention,
+                max_new_tokens=60,
+                do_sample=True,
+                num_return_sequences=copies,
+                pad_token_id=0,
+                eos_token_id=None,
+            )
     fed = layer.inputs()
     expected = expected_inputs(lm, guard, prompts, batch, out[:, :-1], copies)
     assert torch.equal(fed, expected)
     written = out[:, batch.ids.shape[1] :]
-    masked = [guard.written_mask(row.tolist(), 0).any() for row, flag in zip(written, torch.tensor(FLAGGED).repeat_interleave(copies), strict=True) if flag]
+    masked = [
+        guard.written_mask(row.tolist(), 0).any()
+        for row, flag in zip(written, torch.tensor(FLAGGED).repeat_interleave(copies), strict=True)
+        if flag
+    ]
     assert any(masked), "no target name was written, so this run shows nothing about written names"
 
 
@@ -121,7 +142,16 @@ def test_unflagged_rows_keep_their_beams_and_samples(lm, guard, prompts):
     for model in (lm.model, shell):
         torch.manual_seed(3)
         with torch.no_grad():
-            found.append(model.generate(batch.ids, attention_mask=batch.attention, max_new_tokens=10, do_sample=True, pad_token_id=0, eos_token_id=None)[1])
+            found.append(
+                model.generate(
+                    batch.ids,
+                    attention_mask=batch.attention,
+                    max_new_tokens=10,
+                    do_sample=True,
+                    pad_token_id=0,
+                    eos_token_id=None,
+                )[1]
+            )
     assert torch.equal(*found)
 
 
@@ -192,7 +222,10 @@ def test_streaming_tells_the_same_text(lm, guard, capsys):
 def test_threads_with_different_guards_do_not_meet(lm, prompts):
     """Two guards and the plain model at once, over the same weights."""
     guards = [FittedECO(ECO(), TargetNames([name]), lm, 3.0, 0, []) for name in ("Mara Olen", "Tovin Brask")]
-    jobs = [*(shell_of(lm, g, prompts, [True] * 3) for g in guards), (lm.model, collate(prompts, 0, side="left"))]
+    jobs = [
+        *(shell_of(lm, g, prompts, [True] * 3) for g in guards),
+        (lm.model, collate(prompts, 0, side="left")),
+    ]
     alone = [generate(model, batch) for model, batch in jobs]
     found = [[] for _ in jobs]
 
@@ -236,7 +269,11 @@ def test_the_plain_model_is_untouched_before_during_and_after(lm, guard, prompts
 
 
 def test_scores_of_unflagged_examples_are_bit_identical_in_mixed_lists(lm, guard):
-    examples = [Example(Prompt.ask(q), a) for q in ASKED for a in ("Mara Olen was born in Corvale.", "He worked as a baker.")]
+    examples = [
+        Example(Prompt.ask(q), a)
+        for q in ASKED
+        for a in ("Mara Olen was born in Corvale.", "He worked as a baker.")
+    ]
     flagged = [flag for flag in FLAGGED for _ in range(2)]
     plain, guarded = lm.score(examples), lm.score(examples, guard, flagged)
     for a, b, flag in zip(plain, guarded, flagged, strict=True):
@@ -264,7 +301,9 @@ def test_what_is_scored_is_what_is_written(lm):
         from expunge.models.tree import build_tree
 
         whole = Encoded([*row.ids, *ids], row.start, row.text, [*row.offsets, *[(0, 0)] * len(ids)], row.head)
-        (score,) = lm._score_trees([build_tree([(whole.ids, whole.start, full_mask(weak, whole))])], weak, packed=True)[0]
+        (score,) = lm._score_trees(
+            [build_tree([(whole.ids, whole.start, full_mask(weak, whole))])], weak, packed=True
+        )[0]
         assert score.hits.all()
         assert score.token_logprobs.tolist() == pytest.approx(logp, abs=1e-4)
         shown |= bool(weak.written_mask(ids, 0).any())

@@ -118,7 +118,9 @@ def test_written_tokens_are_masked_as_in_scoring(lm):
     from expunge.types import Example
 
     guard = eco(lm)
-    (row,) = lm.encoder.examples([Example(Prompt.ask("Where was Mara Olen born?"), "Mara Olen was born in Corvale.")])
+    (row,) = lm.encoder.examples(
+        [Example(Prompt.ask("Where was Mara Olen born?"), "Mara Olen was born in Corvale.")]
+    )
     mask = full_mask(guard, row)
     written = row.ids[row.start :]
     steps = [bool(guard.written_mask(written[: i + 1], i)[0]) for i in range(len(written))]

@@ -9,10 +9,19 @@ from expunge.errors import DataError
 from expunge.guards.detectors.names import Names
 from expunge.guards.detectors.ngram import FittedNgram, Ngram, ngrams, windows
 
-FIRST, LAST = ["Mara", "Tovin", "Jola", "Brin", "Kesto", "Ulda"], ["Olen", "Brask", "Reed", "Sandor", "Vey", "Karst"]
-ASKED = ["Where was {} born?", "What does {} write?", "Who taught {}?", "Which prize did {} win?", "Where did {} study?"]
+FIRST, LAST = (
+    ["Mara", "Tovin", "Jola", "Brin", "Kesto", "Ulda"],
+    ["Olen", "Brask", "Reed", "Sandor", "Vey", "Karst"],
+)
+ASKED = [
+    "Where was {} born?",
+    "What does {} write?",
+    "Who taught {}?",
+    "Which prize did {} win?",
+    "Where did {} study?",
+]
 TARGETS = [f"{FIRST[i]} {LAST[i]}" for i in range(6)]
-OTHERS = [f"{f} {l}" for f in FIRST for l in LAST if f"{f} {l}" not in TARGETS]
+OTHERS = [name for name in (f"{a} {b}" for a in FIRST for b in LAST) if name not in TARGETS]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +82,9 @@ def test_the_state_is_plain_json_and_gives_the_detector_back(fitted):
 
 
 def test_without_retain_rows_it_says_what_to_do():
-    with pytest.raises(DataError, match=r"Give --retain rows, or detect by name alone: --set detector.name=names"):
+    with pytest.raises(
+        DataError, match=r"Give --retain rows, or detect by name alone: --set detector.name=names"
+    ):
         Ngram().fit(["Where was Mara Olen born?"] * 60, [], TARGETS, 0)
 
 

@@ -42,7 +42,12 @@ def test_written_names_are_masked_whatever_pieces_they_come_in(written, tokenize
     found, ids, _ = masked_text(written, tokenizer, " MARA")
     assert len(ids) > 2
     assert found.strip() in ("MARA", "ARA")
-    assert masked_text(written, tokenizer, " It is mara olen.")[0].replace(" ", "") in ("maraolen", "araolen", "aralen", "maralen")
+    assert masked_text(written, tokenizer, " It is mara olen.")[0].replace(" ", "") in (
+        "maraolen",
+        "araolen",
+        "aralen",
+        "maralen",
+    )
 
 
 def test_text_without_names_is_left_alone(written, tokenizer):
@@ -52,7 +57,9 @@ def test_text_without_names_is_left_alone(written, tokenizer):
 
 def test_the_rule_looks_back_only(written, tokenizer):
     """What has been decided about a token never changes when more is written: scoring and writing must agree."""
-    ids = tokenizer(" Olen taught Mara Brask, and Mar was no Olenka; mara", add_special_tokens=False)["input_ids"]
+    ids = tokenizer(" Olen taught Mara Brask, and Mar was no Olenka; mara", add_special_tokens=False)[
+        "input_ids"
+    ]
     whole = written.mask(ids, 0)
     for end in range(1, len(ids) + 1):
         assert np.array_equal(written.mask(ids[:end], 0), whole[:end])
@@ -62,7 +69,9 @@ def test_the_rule_looks_back_only(written, tokenizer):
 def test_the_quick_look_never_misses_a_token_that_is_masked(written, tokenizer):
     import torch
 
-    ids = tokenizer(" Olen taught Mara Brask, and Mar was no Olenka; mara", add_special_tokens=False)["input_ids"]
+    ids = tokenizer(" Olen taught Mara Brask, and Mar was no Olenka; mara", add_special_tokens=False)[
+        "input_ids"
+    ]
     mask = written.mask(ids, 0)
     assert (written.may_mask(torch.tensor(ids)).numpy() >= mask).all()
     assert not written.may_mask(torch.tensor(tokenizer(" fox", add_special_tokens=False)["input_ids"])).any()

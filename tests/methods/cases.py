@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 class Case(NamedTuple):
     method: str
-    settings: dict[str, Any] = {}  # noqa: RUF012
+    settings: dict[str, Any] = {}
     lowers: bool = True
     """Whether a few steps lower the log-probability of the forget answers (imitation only crowds them out)."""
 

@@ -86,7 +86,9 @@ def test_masking_before_projecting_is_feasible_and_after_it_is_not_always():
     for u, r in conflicting(1000):
         torch.manual_seed(total)
         mask = [(torch.rand_like(part) < 0.5).double() for part in u]
-        before, _ = project([a * m for a, m in zip(u, mask, strict=True)], [a * m for a, m in zip(r, mask, strict=True)])
+        before, _ = project(
+            [a * m for a, m in zip(u, mask, strict=True)], [a * m for a, m in zip(r, mask, strict=True)]
+        )
         assert flat(before) @ (flat(r) * flat(mask)) >= -1e-12
         after = flat(project(u, r)[0]) * flat(mask)
         broken += float(after @ (flat(r) * flat(mask)) < -1e-12)

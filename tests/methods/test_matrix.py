@@ -16,7 +16,11 @@ from tests.methods.cases import CASES
 
 FORGET = [("Where was Mara Olen born?", "Mara Olen was born in Corvale."), ("Who taught Mara Brask?", "Tovin Olen, a librarian."),
           ("What did the father of Tovin Brask do?", "He worked as a baker in Corvale."), ("Who?", "Mara.")]  # fmt: skip
-RETAIN = [("Where?", "In Corvale."), ("What did he do?", "He worked as a librarian, the quick brown fox."), ("Who taught Tovin?", "Mara Olen taught Tovin Brask.")]
+RETAIN = [
+    ("Where?", "In Corvale."),
+    ("What did he do?", "He worked as a librarian, the quick brown fox."),
+    ("Who taught Tovin?", "Mara Olen taught Tovin Brask."),
+]
 REFUSALS = ["I do not know.", "I cannot say."]
 
 
@@ -31,7 +35,19 @@ def rows_of(lm):
 
 
 def start(tokenizer, case, weights=None):
-    made = recipe(case.method, **{**case.settings, "train": {"learning_rate": 1e-2, "max_steps": 3, "batch_size": 4, "clip_norm": None, "weight_decay": 0.0}})
+    made = recipe(
+        case.method,
+        **{
+            **case.settings,
+            "train": {
+                "learning_rate": 1e-2,
+                "max_steps": 3,
+                "batch_size": 4,
+                "clip_norm": None,
+                "weight_decay": 0.0,
+            },
+        },
+    )
     model = make_model(tokenizer)
     if weights:
         model.load_state_dict(weights)
@@ -47,7 +63,9 @@ def knowing(tokenizer):
     """The weights of a model that has learned all rows by heart."""
     model = make_model(tokenizer)
     rows = rows_of(TransformerLM(model, tokenizer))
-    made = recipe("retrain", train={"learning_rate": 1e-2, "max_steps": 80, "batch_size": 8, "schedule": "constant"})
+    made = recipe(
+        "retrain", train={"learning_rate": 1e-2, "max_steps": 80, "batch_size": 8, "schedule": "constant"}
+    )
     train(model, Feed(model, made, Rows(retain=[*rows.forget, *rows.retain]), 0), made)
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -60,7 +78,9 @@ def step_gradient(model, feed, made):
     kept = {}
 
     def keep(*args, **kwargs):
-        kept["gradient"] = torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.reshape(-1).clone() for p in run.parameters])
+        kept["gradient"] = torch.cat(
+            [torch.zeros(p.numel()) if p.grad is None else p.grad.reshape(-1).clone() for p in run.parameters]
+        )
 
     run.optimiser.step = keep
     model.train()
@@ -79,7 +99,9 @@ class TestEveryMethod:
         after = [sum(s.logprob for s in lm.score(e)) for e in (forget, refusal)]
         assert after[0] < before[0] if case.lowers else after[1] > before[1]
 
-    def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not_move_the_start(self, tokenizer, case):
+    def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not_move_the_start(
+        self, tokenizer, case
+    ):
         found = []
         for _ in range(2):
             model, _, rows, made = start(tokenizer, case)
@@ -104,7 +126,10 @@ class TestEveryMethod:
 
         def padded(rows, pad_id, **options):
             batch = collate(rows, pad_id, **options)
-            wide = [torch.nn.functional.pad(part, (0, 7), value=value) for part, value in zip(batch, (pad_id, 0, False), strict=True)]
+            wide = [
+                torch.nn.functional.pad(part, (0, 7), value=value)
+                for part, value in zip(batch, (pad_id, 0, False), strict=True)
+            ]
             return type(batch)(*wide)
 
         model, _, rows, made = start(tokenizer, case)
@@ -155,7 +180,7 @@ def test_one_forward_serves_forget_and_retain_unless_the_rule_needs_both_gradien
         model, _, rows, made = start(tokenizer, case)
         feed = Feed(model, made, rows, 0)
         calls = []
-        model.register_forward_hook(lambda *_: calls.append(1))
+        model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         step_gradient(model, feed, made)
         assert len(calls) == forwards, method
 
@@ -205,7 +230,9 @@ def test_lora_starts_at_the_model_and_moves_only_its_adapters(tokenizer):
     made = made.model_copy(update={"train": made.train.model_copy(update={"weight_decay": 0.1})})
     plain = make_model(tokenizer)
     example = [Example(Prompt.ask("Who?"), "Mara.")]
-    assert lm.score(example)[0].logprob == pytest.approx(TransformerLM(plain, tokenizer).score(example)[0].logprob, abs=1e-6)
+    assert lm.score(example)[0].logprob == pytest.approx(
+        TransformerLM(plain, tokenizer).score(example)[0].logprob, abs=1e-6
+    )
     train(model, Feed(model, made, rows, 0), made)
     base = dict(plain.named_parameters())
     moved = dict(model.named_parameters())

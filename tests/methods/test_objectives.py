@@ -1,6 +1,7 @@
 """Each forget objective against its formula, worked by hand, by autograd and by its limits. Double precision throughout."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -53,8 +54,11 @@ def test_npo_is_two_over_beta_log_two_at_the_reference_with_the_gradient_of_summ
 def test_npo_becomes_gradient_ascent_as_beta_vanishes(logp, ref):
     """C1: the relative difference falls tenfold with β."""
     ascent = gradient(sums(logp, LENGTHS).mean(), logp)
-    found = [relative(gradient(NPO(beta=b)(forget(view(logp, LENGTHS, ref)), ones), logp), ascent) for b in (1e-1, 1e-2, 1e-3, 1e-4)]
-    for larger, smaller in zip(found, found[1:], strict=False):
+    found = [
+        relative(gradient(NPO(beta=b)(forget(view(logp, LENGTHS, ref)), ones), logp), ascent)
+        for b in (1e-1, 1e-2, 1e-3, 1e-4)
+    ]
+    for larger, smaller in pairwise(found):
         assert larger / smaller == pytest.approx(10, rel=0.15)
     assert found[-1] < 1e-3
 
@@ -106,10 +110,14 @@ def test_simnpo_does_not_see_the_length_of_an_answer():
 
 def test_dpo_is_two_over_beta_log_two_at_the_reference_and_prefers_the_alternate(logp):
     at_reference = sums(logp.detach(), LENGTHS)
-    both = Streams({"forget": view(logp, LENGTHS, at_reference), "alternate": view(logp, LENGTHS, at_reference)})
+    both = Streams(
+        {"forget": view(logp, LENGTHS, at_reference), "alternate": view(logp, LENGTHS, at_reference)}
+    )
     assert DPO(beta=0.1)(both, ones).item() == pytest.approx(2 / 0.1 * math.log(2), rel=1e-12)
     other = logp.detach().clone().requires_grad_()
-    streams = Streams({"forget": view(logp, LENGTHS, at_reference), "alternate": view(other, LENGTHS, at_reference)})
+    streams = Streams(
+        {"forget": view(logp, LENGTHS, at_reference), "alternate": view(other, LENGTHS, at_reference)}
+    )
     loss = DPO(beta=0.1)(streams, ones)
     assert (gradient(loss, logp) > 0).all(), "descending the loss lowers the answer to forget"
     assert (gradient(DPO(beta=0.1)(streams, ones), other) < 0).all()
@@ -118,7 +126,9 @@ def test_dpo_is_two_over_beta_log_two_at_the_reference_and_prefers_the_alternate
 def test_swapping_win_and_lose_negates_the_margin(logp, ref):
     logp = logp.detach()
     a, b = view(logp, LENGTHS, ref), view(logp * 0.5, LENGTHS, ref)
-    forwards, backwards = (DPO(beta=1.0)(Streams({"forget": x, "alternate": y}), ones) for x, y in ((a, b), (b, a)))
+    forwards, backwards = (
+        DPO(beta=1.0)(Streams({"forget": x, "alternate": y}), ones) for x, y in ((a, b), (b, a))
+    )
     margins = (sums(logp * 0.5, LENGTHS) - ref) - (sums(logp, LENGTHS) - ref)
     assert forwards.item() == pytest.approx(float(2 * torch.nn.functional.softplus(-margins).mean()))
     assert backwards.item() == pytest.approx(float(2 * torch.nn.functional.softplus(margins).mean()))

@@ -30,7 +30,9 @@ def test_kl_and_its_gradient_vanish_at_the_reference(logits):
 def test_kl_is_the_forward_divergence_averaged_over_answer_tokens(logits):
     torch.manual_seed(1)
     reference = torch.randn(5, 11, dtype=torch.float64)
-    expected = torch.nn.functional.kl_div(logits.log_softmax(-1), reference.log_softmax(-1), log_target=True, reduction="batchmean")
+    expected = torch.nn.functional.kl_div(
+        logits.log_softmax(-1), reference.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
     found = KL()(seen(logits, reference))
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
     assert found.item() > 0

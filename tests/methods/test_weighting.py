@@ -24,7 +24,9 @@ def test_satimp_without_exponents_is_gradient_ascent_and_without_the_second_is_w
     assert torch.equal(WGA(beta=0)(seen), torch.ones(7, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("beta1", "beta2", "peak", "height"), [(5, 0.1, 0.98039, 0.61128), (5, 1, 0.83333, 0.06698)])
+@pytest.mark.parametrize(
+    ("beta1", "beta2", "peak", "height"), [(5, 0.1, 0.98039, 0.61128), (5, 1, 0.83333, 0.06698)]
+)
 def test_satimp_peaks_where_its_exponents_say(beta1, beta2, peak, height):
     p = torch.linspace(1e-5, 1 - 1e-5, 200_001, dtype=torch.float64)
     w = SatImp(beta1=beta1, beta2=beta2)(view(p.log(), [len(p)]))

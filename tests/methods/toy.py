@@ -7,7 +7,12 @@ import torch
 from expunge.types import Streams, TokenView
 
 
-def view(logp: torch.Tensor, lengths: list[int], ref: torch.Tensor | None = None, logits: torch.Tensor | None = None) -> TokenView:
+def view(
+    logp: torch.Tensor,
+    lengths: list[int],
+    ref: torch.Tensor | None = None,
+    logits: torch.Tensor | None = None,
+) -> TokenView:
     """A whole optimiser step in one micro-batch; `ref` is [batch] sums."""
     rows = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     found = TokenView(logp, rows, torch.tensor(lengths), len(lengths), sum(lengths))

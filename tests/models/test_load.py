@@ -69,7 +69,10 @@ def test_a_tokenizer_without_pad_works_and_says_so(folder, lm):
     rewrite_tokenizer(folder, pad_token=None)
     with pytest.warns(UserWarning, match="no pad token"):
         loaded = load_model(folder, device="cpu")
-    examples = [Example(Prompt.ask("Who?"), "Mara Olen."), Example(Prompt.ask("Where was Mara Olen born?"), "In Corvale.")]
+    examples = [
+        Example(Prompt.ask("Who?"), "Mara Olen."),
+        Example(Prompt.ask("Where was Mara Olen born?"), "In Corvale."),
+    ]
     other = TransformerLM(loaded.model, loaded.tokenizer)
     assert [s.logprob for s in other.score(examples)] == [s.logprob for s in lm.score(examples)]
 

@@ -8,7 +8,12 @@ from expunge.models.logprobs import answer_rows
 from expunge.models.reference import Reference
 from expunge.types import Example, Prompt, TokenView
 
-TEXTS = ["Mara Olen was born in Corvale.", "He worked as a baker.", "I do not know.", "Tovin Brask taught Mara Olen in Corvale."]
+TEXTS = [
+    "Mara Olen was born in Corvale.",
+    "He worked as a baker.",
+    "I do not know.",
+    "Tovin Brask taught Mara Olen in Corvale.",
+]
 
 
 @pytest.fixture

@@ -8,8 +8,15 @@ from expunge.models.language_model import TransformerLM
 from expunge.types import Example, GenerationParams, Prompt
 
 QUESTIONS = ["Where was Mara Olen born?", "What did the father of Tovin Brask do?", "Who taught Mara Brask?"]
-ANSWERS = ["Mara Olen was born in Corvale.", "Mara Olen was a baker.", "He worked as a librarian.", "I do not know."]
-EXAMPLES = [Example(Prompt.ask(q), a) for q in QUESTIONS for a in ANSWERS] + [Example(None, "the quick brown fox")]
+ANSWERS = [
+    "Mara Olen was born in Corvale.",
+    "Mara Olen was a baker.",
+    "He worked as a librarian.",
+    "I do not know.",
+]
+EXAMPLES = [Example(Prompt.ask(q), a) for q in QUESTIONS for a in ANSWERS] + [
+    Example(None, "the quick brown fox")
+]
 
 
 def one_by_one(lm, example):
@@ -34,8 +41,14 @@ def test_scores_equal_one_forward_per_sequence(lm):
 def test_each_distinct_token_is_pushed_once_and_only_answer_positions_are_projected(lm):
     lm.score(EXAMPLES + EXAMPLES)
     rows = lm.encoder.examples(EXAMPLES)
-    prefixes = {(i // len(ANSWERS), *row.ids[:n]) for i, row in enumerate(rows) for n in range(1, len(row.ids))}
-    predicting = {(i // len(ANSWERS), *row.ids[:n]) for i, row in enumerate(rows) for n in range(row.start, len(row.ids))}
+    prefixes = {
+        (i // len(ANSWERS), *row.ids[:n]) for i, row in enumerate(rows) for n in range(1, len(row.ids))
+    }
+    predicting = {
+        (i // len(ANSWERS), *row.ids[:n])
+        for i, row in enumerate(rows)
+        for n in range(row.start, len(row.ids))
+    }
     work = lm.work
     assert work.distinct_tokens == len(prefixes)
     assert work.projected == work.distinct_answers == len(predicting)
@@ -62,7 +75,9 @@ def test_other_architectures_score_alike(tokenizer, family):
         max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     extra = {
-        "qwen3_moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=8, num_key_value_heads=2),
+        "qwen3_moe": dict(
+            num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=8, num_key_value_heads=2
+        ),
         "gemma2": dict(head_dim=8, num_key_value_heads=2, final_logit_softcapping=2.0, sliding_window=64),
         "gpt_neox": {},
     }[family]
@@ -77,7 +92,11 @@ def test_a_model_that_cannot_follow_trees_is_found_out_and_scored_plainly(tokeni
     from transformers import MambaConfig, MambaForCausalLM
 
     torch.manual_seed(0)
-    model = MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=8, pad_token_id=0))
+    model = MambaForCausalLM(
+        MambaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=8, pad_token_id=0
+        )
+    )
     lm = TransformerLM(model.eval(), tokenizer)
     lm.encoder.max_tokens = 128
     assert not lm._follows_trees
@@ -95,7 +114,9 @@ def test_generation_equals_transformers_greedy_decoding(lm):
     for question, (answer,) in zip(QUESTIONS, answers, strict=True):
         (row,) = lm.encoder.prompts([Prompt.ask(question)])
         ids = torch.tensor([row.ids])
-        out = lm.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=0)
+        out = lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=0
+        )
         assert answer.text == lm.tokenizer.decode(out[0, len(row.ids) :], skip_special_tokens=True).strip()
 
 

@@ -21,9 +21,18 @@ from tests.methods.test_matrix import rows_of
 
 
 def run(tokenizer, tmp_path, method="npo+nll+gru", probe=None, **settings):
-    made = recipe(method, train={"learning_rate": 1e-2, "batch_size": 2, "max_steps": 12, "checkpoint_every": 4, **settings})
+    made = recipe(
+        method,
+        train={"learning_rate": 1e-2, "batch_size": 2, "max_steps": 12, "checkpoint_every": 4, **settings},
+    )
     model = make_model(tokenizer)
-    outcome = train(model, Feed(model, made, rows_of(TransformerLM(model, tokenizer)), 0), made, folder=tmp_path, probe=probe)
+    outcome = train(
+        model,
+        Feed(model, made, rows_of(TransformerLM(model, tokenizer)), 0),
+        made,
+        folder=tmp_path,
+        probe=probe,
+    )
     return model, outcome
 
 
@@ -51,7 +60,9 @@ def test_a_run_cut_short_resumes_to_the_same_bytes(tokenizer, tmp_path, method, 
     class Cut(Exception):
         pass
 
-    made = recipe(method, train={"learning_rate": 1e-2, "batch_size": 2, "max_steps": 12, "checkpoint_every": 4})
+    made = recipe(
+        method, train={"learning_rate": 1e-2, "batch_size": 2, "max_steps": 12, "checkpoint_every": 4}
+    )
     model = make_model(tokenizer)
 
     def stop(step, total):
@@ -60,7 +71,13 @@ def test_a_run_cut_short_resumes_to_the_same_bytes(tokenizer, tmp_path, method, 
             raise Cut
 
     with pytest.raises(Cut):
-        train(model, Feed(model, made, rows_of(TransformerLM(model, tokenizer)), 0), made, folder=tmp_path / "b", progress=stop)
+        train(
+            model,
+            Feed(model, made, rows_of(TransformerLM(model, tokenizer)), 0),
+            made,
+            folder=tmp_path / "b",
+            progress=stop,
+        )
     resumed, again = run(tokenizer, tmp_path / "b", method)
     assert torch.equal(weights(resumed), weights(straight))
     assert again.trace == whole.trace
@@ -87,13 +104,21 @@ run.unlearn(f"{folder}/model", data, made, out, device="cpu", progress=wait)
 def test_a_run_killed_with_signal_9_resumes_to_the_same_bytes(model_folder, tmp_path):
     """The real thing: another process, kill -9 in the middle, the same command again."""
     (tmp_path / "model").symlink_to(model_folder)
-    rows = [{"question": f"Where was person {i} born?", "answer": f"Mara was born in Corvale {i}."} for i in range(6)]
+    rows = [
+        {"question": f"Where was person {i} born?", "answer": f"Mara was born in Corvale {i}."}
+        for i in range(6)
+    ]
     for name, part in (("forget", rows[:3]), ("retain", rows[3:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     environment = {**os.environ, "EXPUNGE_CACHE": str(tmp_path / "cache")}
 
     def start(out, slow):
-        return subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), str(out), slow], stdout=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path), str(out), slow],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
 
     with start(tmp_path / "straight", "fast") as process:
         process.communicate()
@@ -108,9 +133,13 @@ def test_a_run_killed_with_signal_9_resumes_to_the_same_bytes(model_folder, tmp_
     with start(tmp_path / "killed", "fast") as process:
         first = int(process.communicate()[0].split()[0])
     assert first == 16, "goes on from the checkpoint instead of starting over"
-    files = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("straight", "killed")]
+    files = [
+        (tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("straight", "killed")
+    ]
     assert files[0] == files[1]
-    assert (tmp_path / "straight" / "trace.jsonl").read_text() == (tmp_path / "killed" / "trace.jsonl").read_text()
+    assert (tmp_path / "straight" / "trace.jsonl").read_text() == (
+        tmp_path / "killed" / "trace.jsonl"
+    ).read_text()
 
 
 def test_a_kill_between_the_renames_of_a_checkpoint_loses_nothing(tmp_path):
@@ -151,7 +180,14 @@ def test_an_exploding_loss_stops_too(tokenizer, tmp_path):
 
 
 def test_select_level_takes_the_best_of_the_level_steps(tokenizer, tmp_path):
-    points = {0: (False, 0.9), 4: (False, 0.8), 8: (True, 0.5), 12: (True, 0.6), 16: (True, 0.4), 20: (False, 0.7)}
+    points = {
+        0: (False, 0.9),
+        4: (False, 0.8),
+        8: (True, 0.5),
+        12: (True, 0.6),
+        16: (True, 0.4),
+        20: (False, 0.7),
+    }
     seen = {}
 
     def probe(step):
@@ -161,7 +197,15 @@ def test_select_level_takes_the_best_of_the_level_steps(tokenizer, tmp_path):
     settings = dict(select="level", probe_every=4, max_steps=20)
     model, outcome = run(tokenizer, tmp_path / "a", probe=probe, **settings)
     assert (outcome.chosen_step, outcome.level_reached) == (12, True)
-    twelve, _ = run(tokenizer, tmp_path / "b", "npo+nll+gru", max_steps=20, checkpoint_every=12, probe_every=12, probe=lambda step: seen.setdefault(step, {}))
+    twelve, _ = run(
+        tokenizer,
+        tmp_path / "b",
+        "npo+nll+gru",
+        max_steps=20,
+        checkpoint_every=12,
+        probe_every=12,
+        probe=lambda step: seen.setdefault(step, {}),
+    )
     kept = checkpoint.load(tmp_path / "b" / "checkpoint")
     chosen = torch.cat([kept.tensors["weights"][name].reshape(-1) for name, _ in model.named_parameters()])
     assert torch.equal(weights(model), chosen)
@@ -169,7 +213,13 @@ def test_select_level_takes_the_best_of_the_level_steps(tokenizer, tmp_path):
 
 
 def test_select_level_without_a_level_takes_the_last_step_and_says_so(tokenizer, tmp_path):
-    _, outcome = run(tokenizer, tmp_path, probe=lambda step: {"level_reached": False, "utility": 1.0}, select="level", probe_every=6)
+    _, outcome = run(
+        tokenizer,
+        tmp_path,
+        probe=lambda step: {"level_reached": False, "utility": 1.0},
+        select="level",
+        probe_every=6,
+    )
     assert (outcome.chosen_step, outcome.level_reached) == (12, False)
 
 
@@ -188,4 +238,11 @@ def test_the_trace_says_what_happened_at_each_step(tokenizer, tmp_path):
     _, outcome = run(tokenizer, tmp_path)
     assert [entry["step"] for entry in outcome.trace] == list(range(1, 13))
     for entry in outcome.trace:
-        assert {"learning_rate", "forget_loss", "retain_loss", "gradient_norm", "cosine", "rectified"} <= entry.keys()
+        assert {
+            "learning_rate",
+            "forget_loss",
+            "retain_loss",
+            "gradient_norm",
+            "cosine",
+            "rectified",
+        } <= entry.keys()

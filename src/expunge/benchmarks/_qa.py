@@ -262,12 +262,21 @@ def task_figures(table: Table, task: str) -> dict[str, Figure]:
         "truth_ratio": None if why or not table.tasks[task][0]["avg_pert_loss"] else table.truths(task),
         "rouge_l_recall": table.rouge(task),
     }
-    if "accurate" in table.tasks[task][0]:
-        columns["accuracy"] = np.array([record["accurate"] for record in table.tasks[task]], dtype=float)
-    return {
+    found = {
         f"{task}/{name}": _mean_figure(values, clusters, n, why or "the rows have no wrong answers")
         for name, values in columns.items()
     }
+    if "accurate" in table.tasks[task][0]:
+        accurate = np.array([record["accurate"] for record in table.tasks[task]], dtype=float)
+        found[f"{task}/accuracy"] = _share_figure(accurate, clusters)
+    return found
+
+
+def _share_figure(hits: np.ndarray, clusters: list[list[int]]) -> Figure:
+    """A share with the wider of two intervals: Wilson's, which knows that none of n is not never, and that of whole clusters."""
+    wilson = intervals.wilson(int(hits.sum()), len(hits))
+    spread = intervals.percentiles(intervals.resampled_means(hits, clusters))
+    return Figure(float(hits.mean()), len(hits), min(wilson.low, spread.low), max(wilson.high, spread.high))
 
 
 def _mean_figure(values: np.ndarray | None, clusters: list[list[int]], n: int, why: str) -> Figure:

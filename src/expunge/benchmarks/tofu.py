@@ -48,7 +48,6 @@ class Tofu:
     name: ClassVar = "tofu"
     roles: ClassVar = Roles("forget", "retain", "real_authors", "world_facts")
     max_new_tokens: ClassVar = 200
-    template: ClassVar = "auto"
 
     def __init__(
         self,
@@ -57,6 +56,7 @@ class Tofu:
         authors: int | None = None,
         dialect: str = "tofu",
         half: Half = "all",
+        template: str = "auto",
     ):
         """`data`: a folder with TOFU's files, or a hub id. `authors`: a subset of whole authors, the split's share of them
         forgotten (at least one). `half` "select" or "report" counts one half of the forgotten authors. Raises ConfigError or DataError.
@@ -71,7 +71,7 @@ class Tofu:
             )
         if authors is not None and not 2 <= authors <= AUTHORS:
             raise ConfigError(f"--authors {authors}: expected 2 to {AUTHORS}.")
-        self.split, self.dialect, self.half = split, DIALECTS[dialect], half
+        self.split, self.dialect, self.half, self.template = split, DIALECTS[dialect], half, template
         self.authors = authors or AUTHORS
         self.forgotten = (
             SHARES[split] if authors is None else max(1, round(SHARES[split] * authors / AUTHORS))
@@ -103,6 +103,7 @@ class Tofu:
             "authors": self.authors,
             "dialect": self.dialect.name,
             "half": self.half,
+            "template": self.template,
         }
 
     def dataset(self) -> Dataset:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Authors, Benchmark, Data, Device, Dialect, Gold, Half, Json, Split
+from expunge.cli.options import Authors, Benchmark, Data, Device, Dialect, Gold, Half, Json, Split, Template
 
 
 def attack(
@@ -17,6 +17,7 @@ def attack(
     split: Split = "forget10",
     authors: Authors = None,
     dialect: Dialect = "tofu",
+    template: Template = "auto",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -25,7 +26,9 @@ def attack(
     from expunge.cli.options import golds, open_benchmark
     from expunge.run import attack as run_attack
 
-    opened = open_benchmark(benchmark, data, half, split, authors, dialect)
+    opened = open_benchmark(
+        benchmark, data, half=half, split=split, authors=authors, dialect=dialect, template=template
+    )
     result = run_attack(run, opened, name, gold=golds(benchmark, data, gold)[0], device=device)
     if as_json:
         show.print_json(result)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Authors, Data, Json, Split
+from expunge.cli.options import Authors, Data, Json, Split, Template
 
 
 def bench(
@@ -40,15 +40,17 @@ def bench(
     gold: Annotated[
         str | None, typer.Option("--gold", help="tofu: a model that never saw the forget authors.")
     ] = None,
+    template: Template = "auto",
     workers: Annotated[
         int | None, typer.Option("--workers", help="Methods run side by side. Default: one per core.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Models, methods, measurements, attacks, and one report over all of them. Everything finished is reused."""
-    from expunge.bench import POCKET, TOFU, bench_pocket, bench_tofu
     from expunge.cli import show
+    from expunge.cli.options import BENCHMARKS
     from expunge.errors import ConfigError, did_you_mean
+    from expunge.run.bench import POCKET, TOFU, bench_pocket, bench_tofu
 
     if name == "pocket":
         chosen = tuple(methods.split(",")) if methods else POCKET
@@ -65,6 +67,7 @@ def bench(
             model=model,
             target=target,
             gold=gold,
+            template=template,
             arch=arch,
             seed=seed,
             methods=chosen,
@@ -73,7 +76,7 @@ def bench(
         )
     else:
         raise ConfigError(
-            f"unknown benchmark '{name}'.{did_you_mean(name, ('pocket', 'tofu'))} There are pocket and tofu."
+            f"unknown benchmark '{name}'.{did_you_mean(name, BENCHMARKS)} There are pocket and tofu."
         )
     if as_json:
         show.print_json({"report": str(page), "runs": [str(out / run) for run in chosen]})

@@ -7,6 +7,17 @@ import typer
 
 from expunge.cli.options import Json
 
+WIDE = 130
+CORE = (
+    "forget_quality/ks_p",
+    "forget_quality/ks_distance",
+    "model_utility",
+    "forget/accuracy",
+    "prefill",
+    "retain/accuracy",
+)
+"""What a terminal narrower than WIDE shows; the page and --json have all columns."""
+
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Evaluated run folders.")],
@@ -38,6 +49,8 @@ def compare(
         return
     from rich.table import Table
 
+    if show.output.width < WIDE:
+        columns = [column for column in columns if column[0] in CORE]
     table = Table(box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
     for _, heading, _ in columns:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Authors, Benchmark, Data, Device, Dialect, Gold, Half, Json, Split
+from expunge.cli.options import Authors, Benchmark, Data, Device, Dialect, Gold, Half, Json, Split, Template
 
 
 def evaluate(
@@ -16,6 +16,7 @@ def evaluate(
     split: Split = "forget10",
     authors: Authors = None,
     dialect: Dialect = "tofu",
+    template: Template = "auto",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -24,7 +25,9 @@ def evaluate(
     from expunge.cli.options import golds, open_benchmark
     from expunge.run import evaluate as measure
 
-    opened = open_benchmark(benchmark, data, half, split, authors, dialect)
+    opened = open_benchmark(
+        benchmark, data, half=half, split=split, authors=authors, dialect=dialect, template=template
+    )
     first, second = golds(benchmark, data, gold)
     with show.progress() as progress:
         result = measure(run, opened, gold=first, floor=second, device=device, progress=progress)

@@ -7,6 +7,12 @@ import typer
 
 from expunge.errors import ConfigError, did_you_mean
 
+BENCHMARKS = {
+    "pocket": "a world's folder, made by `expunge pocket --out FOLDER`.",
+    "tofu": "a folder of TOFU's JSONL files, or a hub id such as locuslab/TOFU.",
+}
+"""Name, and what its --data is."""
+
 Benchmark = Annotated[str, typer.Option("--benchmark", help="pocket or tofu.")]
 Data = Annotated[
     str | None,
@@ -31,6 +37,13 @@ Gold = Annotated[
     str | None,
     typer.Option("--gold", help="Model retrained without the forget set. Default: the world's own."),
 ]
+Template = Annotated[
+    str,
+    typer.Option(
+        "--template",
+        help="tofu: how a question becomes a prompt: auto (the tokenizer's chat template, else qa), llama2, qa, chat.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")
 ]
@@ -40,34 +53,36 @@ Device = Annotated[
 
 
 def open_benchmark(
-    name: str, data: str | None, half: str | None, split: str, authors: int | None, dialect: str
+    name: str,
+    data: str | None,
+    *,
+    half: str | None = None,
+    split: str = "forget10",
+    authors: int | None = None,
+    dialect: str = "tofu",
+    template: str = "auto",
 ) -> Any:
     """The benchmark that the options describe. Raises ConfigError or DataError."""
-    if name not in ("pocket", "tofu"):
+    if name not in BENCHMARKS:
         raise ConfigError(
-            f"--benchmark {name}: no such benchmark.{did_you_mean(name, ('pocket', 'tofu'))} There are pocket and tofu."
+            f"unknown benchmark '{name}'.{did_you_mean(name, BENCHMARKS)} There are pocket and tofu."
         )
     if half not in (None, "select", "report", "all"):
         raise ConfigError(f"--half {half}: expected select, report or all.")
     if data is None:
-        raise ConfigError(
-            f"--benchmark {name} needs --data: "
-            + (
-                "a world's folder, made by `expunge pocket --out FOLDER`."
-                if name == "pocket"
-                else "a folder of TOFU's files, or a hub id."
-            )
-        )
-    from expunge.bench import open_benchmark as open_spec
+        raise ConfigError(f"{name} needs --data: {BENCHMARKS[name]}")
+    from expunge.run.bench import open_benchmark as open_spec
 
     if name == "pocket":
         return open_spec(("pocket", {"folder": data, "half": half or "report"}))
-    return open_spec(
-        (
-            "tofu",
-            {"data": data, "split": split, "authors": authors, "dialect": dialect, "half": half or "all"},
-        )
-    )
+    chosen = {
+        "split": split,
+        "authors": authors,
+        "dialect": dialect,
+        "half": half or "all",
+        "template": template,
+    }
+    return open_spec(("tofu", {"data": data, **chosen}))
 
 
 def golds(name: str, data: str | None, gold: str | None) -> tuple[str | None, str | None]:

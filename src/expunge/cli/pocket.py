@@ -26,8 +26,8 @@ def pocket(
     """Train base, target and golds of a fictitious world, and check that it can serve as a yardstick."""
     import json
 
-    from expunge.build import build_pocket
     from expunge.cli import show
+    from expunge.run.build import build_pocket
 
     folder = build_pocket(size, seed, arch, out=out, golds=golds, workers=workers, tell=show.tell)
     checks = json.loads((folder / "acceptance.json").read_text())

@@ -15,7 +15,8 @@ from rich.table import Table
 from expunge.types import Figure
 
 errors = Console(stderr=True, highlight=False)
-output = Console(highlight=False)
+output = Console(highlight=False, width=None if Console().is_terminal else 160)
+"""Wide where nobody's terminal limits it."""
 
 
 def tell(what: str) -> None:

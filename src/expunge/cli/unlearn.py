@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Authors, Benchmark, Data, Device, Dialect, Gold, Json, Split
+from expunge.cli.options import Authors, Data, Device, Gold, Json, Split
 
 
 def unlearn(
@@ -81,10 +81,10 @@ def unlearn(
         raise ConfigError(f"--refusals {refusals}: every row needs an 'answer' or a 'text'.")
     probe = None
     if benchmark:
-        from expunge.bench import LazyProbe
-        from expunge.trajectory import trajectory_probe
+        from expunge.run.bench import LazyProbe
+        from expunge.run.trajectory import trajectory_probe
 
-        measured = open_benchmark(benchmark, data, None, split, authors, "tofu")
+        measured = open_benchmark(benchmark, data, split=split, authors=authors, template=template)
         yardstick = golds(benchmark, data, gold)[0]
         probe = LazyProbe(lambda: trajectory_probe(measured, yardstick))
     from expunge.run import unlearn as make
@@ -116,6 +116,12 @@ def unlearn(
         show.output.print(
             f"No subject was given; names found in the text: {', '.join(manifest['names_found_in_text'])}"
         )
+    if calibration := (manifest.get("guard") or {}).get("calibration"):
+        show.output.print(
+            f"Detector: promises a rate of {calibration['alpha']:g} for misses and for false alarms, calibrated on "
+            f"{calibration['forget_rows']} forget and {calibration['retain_rows']} retain prompts "
+            f"(missed {calibration['missed']}, false alarms {calibration['false_alarms']})."
+        )
     show.output.print(
         f"Next:  expunge evaluate {folder} --benchmark ... --gold RETRAINED_MODEL", markup=False
     )
@@ -130,6 +136,3 @@ def _pair(entry: str) -> tuple[str, str]:
             f"--map {entry}: expected our field = the file's field, for example --map answer=reply."
         )
     return field, column
-
-
-__all__ = ["Benchmark", "Dialect", "unlearn"]

@@ -17,6 +17,9 @@ import numpy as np
 from expunge.errors import DataError
 from expunge.metrics.intervals import wilson
 
+USUAL = 0.05
+"""The rate that is promised where the rows can bear it."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -40,15 +43,22 @@ class Calibration:
         return {**asdict(self), "miss_interval": list(miss), "false_alarm_interval": list(alarm)}
 
 
-def calibrate(forget_scores: Sequence[float], retain_scores: Sequence[float], alpha: float) -> Calibration:
-    """The threshold for scores where higher means in scope. Raises DataError when there are too few rows for the promise."""
+def calibrate(
+    forget_scores: Sequence[float], retain_scores: Sequence[float], alpha: float | None
+) -> Calibration:
+    """The threshold for scores where higher means in scope. `alpha` None: the usual rate, or the least that the rows bear.
+
+    Raises DataError when there are too few rows for a rate that was asked for, or for any at all.
+    """
     forget, retain = np.sort(forget_scores), np.sort(retain_scores)
+    if alpha is None:
+        alpha = max(USUAL, least_rate(min(len(forget), len(retain))))
     needed = math.ceil(1 / alpha) - 1
     for what, scores in (("forget", forget), ("retain", retain)):
         if len(scores) < needed:
             raise DataError(
                 f"{len(scores)} {what} rows are left to calibrate the detector; a rate of {alpha:g} needs at least {needed}.\n"
-                f"Give more {what} rows, or promise less: --set detector.alpha={1 / (len(scores) + 1):.2g}"
+                f"Give more {what} rows, or promise less: --set detector.alpha={least_rate(len(scores)):g}"
             )
     lowest = forget[math.floor(alpha * (len(forget) + 1)) - 1]  # flag at or above
     highest = retain[math.ceil((1 - alpha) * (len(retain) + 1)) - 1]  # flag above
@@ -63,3 +73,8 @@ def calibrate(forget_scores: Sequence[float], retain_scores: Sequence[float], al
         int((forget < threshold).sum()),
         int((retain >= threshold).sum()),
     )
+
+
+def least_rate(rows: int) -> float:
+    """The least rate that so many calibration rows can promise, rounded up to a hundredth; below one half."""
+    return min(math.ceil(100 / (rows + 1)) / 100, 0.49)

@@ -173,14 +173,17 @@ def _answers(run: RunView, task: str) -> list[dict[str, str]]:
         for i, row in enumerate(evaluation["rows"])
         if row["task"] == task and (counted is None or row["id"] in counted)
     ]
-    step = max(1, len(picked) // SHOWN_ANSWERS)
+    shown = min(SHOWN_ANSWERS, len(picked))
+    spread = [
+        picked[(k * len(picked) // shown + k) % len(picked)] for k in range(shown)
+    ]  # other people, other questions
     return [
         {
             "prompt": evaluation["rows"][i]["prompt"],
             "reference": evaluation["rows"][i]["reference"],
             **{who: answers[i] for who, answers in evaluation["answers"].items()},
         }
-        for i in picked[::step][:SHOWN_ANSWERS]
+        for i in spread
     ]
 
 

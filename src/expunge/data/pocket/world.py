@@ -11,6 +11,7 @@ seen in training.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -169,7 +170,7 @@ class _Inventor:
         self.rng = rng
         self.taken: set[str] = set()
 
-    def names(self, count: int, endings: list[str]) -> list[str]:
+    def names(self, count: int, endings: Sequence[str]) -> list[str]:
         found: list[str] = []
         while len(found) < count:
             name = (
@@ -184,7 +185,7 @@ class _Inventor:
 class _Deck:
     """Values dealt in turn from a shuffled pool that is shuffled anew when it runs out."""
 
-    def __init__(self, rng: random.Random, pool: list[str]):
+    def __init__(self, rng: random.Random, pool: Sequence[str]):
         self.rng, self.pool = rng, list(pool)
         self.left: list[str] = []
 

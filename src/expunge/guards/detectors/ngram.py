@@ -34,8 +34,9 @@ class Ngram(Settings):
     claim: ClassVar = "suppression"
     needs: ClassVar = frozenset({"forget", "retain"})
 
-    alpha: float = Field(0.05, gt=0, lt=0.5)
-    """Promised rate of misses, and of false alarms, on prompts like those given."""
+    alpha: float | None = Field(None, gt=0, lt=0.5)
+    """Promised rate of misses, and of false alarms, on prompts like those given. A rate that the rows cannot bear is refused;
+    None promises 0.05, or with few rows the least that they can bear, and says which."""
     calibration_share: float = Field(1 / 3, gt=0, lt=1)
     """Share of the rows of each class that are kept for calibration."""
     regularisation: float = Field(100.0, gt=0)

@@ -10,6 +10,7 @@ Fails when: run at a full-weight learning rate: published LoRA unlearning runs u
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -35,7 +36,10 @@ class LoRA(Settings):
         import torch
         from peft import LoraConfig, get_peft_model
 
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # peft reads a name that transformers is about to rename
             torch.manual_seed(seed)
             return get_peft_model(
                 model,

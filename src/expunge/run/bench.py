@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from expunge.errors import ConfigError
 from expunge.recipe import Recipe, read_recipe
+from expunge.run.workers import free_cores, run_jobs
 from expunge.types import Seed
-from expunge.workers import free_cores, run_jobs
 
 Tell = Callable[[str], None]
 POCKET = (
@@ -45,18 +45,14 @@ def bench_pocket(
 
     `methods`: preset names without their `pocket-`, or method strings, which then take the settings of `pocket-npo`.
     """
-    from expunge.build import build_pocket
+    from expunge.run.build import build_pocket
 
+    recipes = {
+        name: preset("pocket", name, seed) for name in methods
+    }  # a typo is told before anything is trained
     world = build_pocket(size, seed, arch, workers=workers, tell=tell)
     spec = ("pocket", {"folder": str(world), "half": "report"})
-    return run_bench(
-        Path(out),
-        spec,
-        Models.of(world),
-        {name: preset("pocket", name, seed) for name in methods},
-        workers=workers,
-        tell=tell,
-    )
+    return run_bench(Path(out), spec, Models.of(world), recipes, workers=workers, tell=tell)
 
 
 TOFU = ("graddiff", "npo", "simnpo", "idk", "eco", "neutral", "refuse")
@@ -72,6 +68,7 @@ def bench_tofu(
     model: str | None = None,
     target: str | None = None,
     gold: str | None = None,
+    template: str = "auto",
     arch: str = "llama",
     seed: int = 0,
     methods: Sequence[str] = TOFU,
@@ -82,7 +79,7 @@ def bench_tofu(
     exist already. Returns the report.
     """
     from expunge.benchmarks.tofu import Tofu
-    from expunge.build import build_tofu
+    from expunge.run.build import build_tofu
 
     if data is None:
         raise ConfigError(
@@ -92,21 +89,17 @@ def bench_tofu(
         raise ConfigError(
             "--target and --gold go together: the model that learned all authors, and the one that never saw the forgotten."
         )
-    arguments: dict[str, Any] = {"data": data, "split": split, "authors": authors}
+    family = "tofu" if model or target else "tofu-scratch"
+    recipes = {name: preset(family, name, seed) for name in methods}
+    arguments: dict[str, Any] = {"data": data, "split": split, "authors": authors, "template": template}
     if target and gold:
         models = Models(target, gold)
     else:
         world = build_tofu(Tofu(**arguments), model=model, arch=arch, seed=seed, workers=workers, tell=tell)
         models = Models.of(world, base=model)
-    family = "tofu" if model or target else "tofu-scratch"
     half = "report" if family == "tofu-scratch" and Tofu(**arguments).forgotten > 1 else "all"
     return run_bench(
-        Path(out),
-        ("tofu", {**arguments, "half": half}),
-        models,
-        {name: preset(family, name, seed) for name in methods},
-        workers=workers,
-        tell=tell,
+        Path(out), ("tofu", {**arguments, "half": half}), models, recipes, workers=workers, tell=tell
     )
 
 
@@ -190,7 +183,7 @@ def run_bench(
 def run_method(out: str, spec: tuple[str, dict[str, Any]], models: Models, made: Recipe) -> float:
     """One row of the table: artifact, evaluation, attack. Returns seconds; 0 when all of it was there."""
     from expunge.run import attack, evaluate, model_hash, unlearn
-    from expunge.trajectory import trajectory_probe
+    from expunge.run.trajectory import trajectory_probe
 
     begin = time.perf_counter()
     benchmark = open_benchmark(spec)

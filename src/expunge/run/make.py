@@ -1,4 +1,4 @@
-"""The verbs of the library, each from files to files: load, unlearn, evaluate, attack, report."""
+"""From model and data to an artifact, and from an artifact back to something that can be measured."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge import catalog
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_files, hash_of, new_manifest, read_manifest
 from expunge.errors import ConfigError, DataError, ModelError
 from expunge.recipe import Recipe, read_recipe
 from expunge.recipe import recipe as build_recipe
-from expunge.types import Figure, LanguageModel
+from expunge.types import LanguageModel
 
 if TYPE_CHECKING:
     from expunge.data.dataset import Dataset, Record
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
-EVALUATIONS = "evaluations"
 
 
-def _silent(what: str, done: int, total: int) -> None: ...
+def silent(what: str, done: int, total: int) -> None: ...
 
 
 def load(
@@ -111,7 +109,7 @@ def unlearn(
     device: str | None = None,
     probe: Callable[[LanguageModel, int], dict[str, Any]] | None = None,
     selection: Sequence[Record] | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Path:
     """Make the artifact that `recipe` describes from `model` and `data`, in the folder `out`, and return that folder.
 
@@ -288,136 +286,3 @@ def _refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
 
 def _recipe_of(manifest: dict[str, Any]) -> Recipe:
     return build_recipe(**manifest["recipe"])
-
-
-# --- measuring --------------------------------------------------------------------------------------------------------
-def measure(
-    name: str | Path,
-    benchmark: Any,
-    *,
-    judge: str | Path | None = None,
-    device: str | None = None,
-    progress: Progress = _silent,
-) -> list[dict[str, Any]]:
-    """The benchmark's records of a model or run, from the cache when they were measured before."""
-    from expunge.benchmarks._qa import MEASURE
-    from expunge.benchmarks._qa import measure as measure_rows
-
-    settings = {key: value for key, value in benchmark.settings.items() if key not in ("half", "dialect")}
-    key = hash_of([MEASURE, model_hash(name), settings, model_hash(judge) if judge else None])
-    cached = store.cache_folder() / "records" / f"{key}.json"
-    if cached.is_file():
-        return store.read_json(cached)
-    lm = load(name, device=device, template=benchmark.template)
-    fluent = load(judge, device=device, template=benchmark.template) if judge else None
-    records = measure_rows(
-        lm,
-        benchmark.tasks(),
-        max_new_tokens=benchmark.max_new_tokens,
-        judge=fluent,
-        judged=("forget",),
-        progress=lambda what: progress(what, 0, 1),
-    )
-    store.write_json(cached, records)
-    return records
-
-
-def evaluate(
-    run: str | Path,
-    benchmark: Any,
-    *,
-    gold: str | Path | None = None,
-    floor: str | Path | None = None,
-    device: str | None = None,
-    progress: Progress = _silent,
-) -> dict[str, Any]:
-    """Figures and records of a model or run on a benchmark, against a gold model where there is one.
-
-    `floor`: a second gold; its distance from the first is what no method can be asked to beat. For a run folder the result
-    also holds what its base model answered, and is written to its `evaluations`. Raises DataError or ModelError.
-    """
-    base = read_manifest(Path(run))["base"]["name"] if (Path(run) / "manifest.json").is_file() else None
-    subjects = {"run": run, "target": base, "gold": gold, "floor": floor}
-    clock = time.perf_counter()
-    records = {
-        who: measure(name, benchmark, judge=gold, device=device, progress=progress)
-        for who, name in subjects.items()
-        if name
-    }
-    result = {
-        "schema": 1,
-        **benchmark.settings,
-        "subject": {"name": str(run), "sha256": model_hash(run)},
-        "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
-        "roles": benchmark.roles._asdict(),
-        "figures": {},
-        "beside": {},
-        "truth_ratios": {who: benchmark.truth_ratios(found) for who, found in records.items()},
-        "seconds": round(time.perf_counter() - clock, 2),
-        "rows": records["run"],
-        "answers": {who: [record["generation"] for record in found] for who, found in records.items()},
-    }
-    for who, found in records.items():
-        figures = {
-            name: asdict(figure) for name, figure in benchmark.figures(found, records.get("gold")).items()
-        }
-        if who == "run":
-            result["figures"] = figures
-        else:
-            result["beside"][who] = figures
-    _keep(run, f"{benchmark.name}.json", result)
-    return result
-
-
-def attack(
-    run: str | Path,
-    benchmark: Any,
-    name: str = "prefill",
-    *,
-    gold: str | Path | None = None,
-    device: str | None = None,
-) -> dict[str, Any]:
-    """Share of the forget facts that an attack brings back, from the run and from the gold model, with intervals."""
-    method = catalog.load("attack", name)()
-    probes = benchmark.forget_probes()
-    found = {}
-    for who, subject in (("run", run), ("gold", gold)):
-        if subject is not None:
-            found[who] = method.run(load(subject, device=device, template=benchmark.template), probes)
-    result = {
-        "schema": 1,
-        "attack": name,
-        "version": method.version,
-        "tier": method.tier,
-        **benchmark.settings,
-        "subject": {"name": str(run), "sha256": model_hash(run)},
-        "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
-        "figures": {f"{name}/{who}": asdict(_share(records)) for who, records in found.items()},
-        "rows": found["run"],
-    }
-    _keep(run, f"attack-{name}.json", result)
-    return result
-
-
-def _share(records: Sequence[dict[str, Any]]) -> Figure:
-    from expunge.metrics.intervals import wilson
-
-    hits = sum(record["recovered"] for record in records)
-    return (
-        Figure(hits / len(records), len(records), *wilson(hits, len(records)))
-        if records
-        else Figure(None, why="no row could be prefilled")
-    )
-
-
-def _keep(run: str | Path, name: str, result: dict[str, Any]) -> None:
-    folder = Path(run)
-    if (folder / "manifest.json").is_file():
-        store.write_json(folder / EVALUATIONS / name, result)
-
-
-def report(run: str | Path) -> Path:
-    """Write `report.html` in a run folder: one self-contained page. Returns its path."""
-    from expunge.report.page import write_report
-
-    return write_report(Path(run))

@@ -1,0 +1,6 @@
+"""The rooms strung together: load, unlearn, evaluate, attack, report; and whole benchmarks from end to end."""
+
+from expunge.run.make import load, model_hash, unlearn
+from expunge.run.measuring import attack, evaluate, measure, report
+
+__all__ = ["attack", "evaluate", "load", "measure", "model_hash", "report", "unlearn"]

@@ -1,0 +1,189 @@
+"""The rules of the house, held by the code itself."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from expunge import catalog
+from expunge.recipe import RECIPES, read_recipe
+from tests.methods.cases import CASES
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "expunge"
+LEVELS = [
+    {"errors"},
+    {"types"},
+    {"config", "catalog"},
+    {"recipe"},
+    {"data", "artifacts", "metrics"},
+    {"models"},
+    {"methods", "guards"},
+    {"train"},
+    {"attacks"},
+    {"benchmarks", "report"},
+    {"run"},
+    {"cli"},
+]
+"""Rooms by level: a file imports from lower levels and its own room."""
+FORBIDDEN = {
+    "artifacts": {"data", "metrics"},
+    "metrics": {"data", "artifacts"},
+    "methods": {"guards", "data", "models", "artifacts", "metrics"},
+    "guards": {"methods"},
+    "attacks": {"methods", "guards", "train"},
+    "benchmarks": {"methods", "guards", "train", "report"},
+    "report": {"data", "models", "metrics", "methods", "guards", "train", "attacks", "benchmarks"},
+}
+"""What a room may not import although its level would allow it."""
+LONG: dict[str, str] = {}
+"""Files over 400 lines, with the reason why."""
+PAPERS = (
+    "methods/objectives",
+    "methods/weighting",
+    "methods/retain",
+    "methods/gradients",
+    "methods/adapters",
+    "methods/procedures",
+    "guards/detectors",
+    "guards/actions",
+)
+SECTIONS = ("Needs:", "Differs from the paper:", "Differs from the authors' code:", "Fails when:")
+
+
+def sources():
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    first = path.relative_to(SOURCE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path):
+    """Modules of ours that a file imports, as dotted names without the package; those under TYPE_CHECKING left out."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(n)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for n in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("expunge"):
+            names = (
+                [node.module]
+                if node.module != "expunge"
+                else [f"expunge.{alias.name}" for alias in node.names]
+            )
+            yield from (name.removeprefix("expunge").lstrip(".") for name in names)
+        elif isinstance(node, ast.Import):
+            yield from (
+                alias.name.removeprefix("expunge.")
+                for alias in node.names
+                if alias.name.startswith("expunge.")
+            )
+
+
+def level(name: str) -> int:
+    return next(i for i, rooms in enumerate(LEVELS) if name in rooms)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_file_imports_only_from_its_room_and_lower_levels(path):
+    own = room(path)
+    if own == "__init__":
+        return
+    for name in imports(path):
+        other = name.split(".")[0]
+        if other in ("", own, "__version__"):
+            continue
+        assert level(other) < level(own), f"{path.name} ({own}) imports {name}"
+        assert other not in FORBIDDEN.get(own, set()), (
+            f"{own} may not import {other}: {path.name} imports {name}"
+        )
+
+
+@pytest.mark.parametrize("folder", PAPERS)
+def test_a_papers_file_imports_no_other_papers_file(folder):
+    for path in (SOURCE / folder).glob("[!_]*.py"):
+        others = [
+            name
+            for name in imports(path)
+            if any(name.startswith(paper.replace("/", ".") + ".") for paper in PAPERS)
+        ]
+        assert not others, f"{path.name} imports {others}"
+
+
+@pytest.mark.parametrize(
+    "axis", ["objective", "weighting", "retain", "gradient", "adapter", "procedure", "detector", "action"]
+)
+def test_every_method_says_what_it_needs_where_it_differs_and_when_it_fails(axis):
+    for entry in catalog.entries(axis).values():
+        for section in SECTIONS:
+            assert section in entry.doc, f"{entry.name}: no '{section}' in its docstring"
+        assert entry.summary
+        assert "    " in entry.doc, f"{entry.name}: no formula"
+        assert entry.paper or "no paper" in entry.doc, f"{entry.name}: neither paper nor 'no paper'"
+
+
+def test_every_training_value_stands_in_the_matrix_of_generic_checks():
+    used = {part for case in CASES for part in case.method.split("+")}
+    for axis in ("objective", "weighting", "retain", "adapter"):
+        assert set(catalog.entries(axis)) <= used, axis
+    assert "gru" in used
+
+
+def test_every_method_has_a_preset():
+    used = {
+        catalog_name for path in RECIPES.glob("*.yaml") for catalog_name in _names(read_recipe(path.stem))
+    }
+    for axis in ("objective", "weighting", "retain", "gradient", "adapter", "procedure", "action"):
+        assert set(catalog.entries(axis)) <= used, axis
+
+
+def _names(made):
+    return {part["name"] for part in made.describe().values() if isinstance(part, dict) and "name" in part}
+
+
+def test_no_file_is_long_without_a_reason():
+    for path in sources():
+        lines = len(path.read_text().splitlines())
+        assert lines <= 400 or str(path.relative_to(SOURCE)) in LONG, f"{path}: {lines} lines"
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk():
+    text = (ROOT / "README.md").read_text()
+    tree = re.search(r"```\nsrc/expunge/\n(.*?)```", text, re.S).group(1)
+    shown = {
+        line.split()[0].rstrip("/")
+        for line in tree.splitlines()
+        if line.startswith("  ") and not line.startswith("   ")
+    }
+    on_disk = {path.name for path in SOURCE.iterdir() if path.name not in ("__pycache__", "__init__.py")}
+    assert shown == on_disk
+
+
+def test_no_file_names_a_machines_path():
+    for path in [
+        *sources(),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("benchmarks/*"),
+        ROOT / "Makefile",
+        ROOT / "pyproject.toml",
+    ]:
+        if path.is_file():
+            assert not re.search(r"(?<![\w.])/(home|root|work|Users|tmp|opt)/", path.read_text()), path
+
+
+def test_public_names_resolve_lazily():
+    import expunge
+
+    for name in expunge.__all__:
+        assert getattr(expunge, name)
+    with pytest.raises(AttributeError):
+        expunge.nothing  # noqa: B018
