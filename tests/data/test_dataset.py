@@ -119,3 +119,5 @@ def test_halves_keep_groups_whole(tmp_path):
     first, second = data.halves()
     assert len(first) == len(second) == 6
     assert not {r.subject for r in first} & {r.subject for r in second}
+    alone = Dataset(tuple(r for r in data.forget if r.subject == "P0"))
+    assert alone.halves() == (alone.forget, alone.forget)

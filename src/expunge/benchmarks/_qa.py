@@ -160,8 +160,13 @@ def _loss(score: Score) -> float | None:
 
 # --- halves and levels ------------------------------------------------------------------------------------------------
 def half_of(subjects: Sequence[str], half: Half) -> set[str]:
-    """The subjects of a half: the first half of them, in order, is for choosing settings, the second for reporting."""
+    """The subjects of a half: the first half of them, in order, is for choosing settings, the second for reporting.
+
+    A single subject cannot be parted and is in both.
+    """
     order = list(dict.fromkeys(subjects))
+    if len(order) < 2:
+        return set(order)
     cut = len(order) // 2
     return set({"select": order[:cut], "report": order[cut:], "all": order}[half])
 

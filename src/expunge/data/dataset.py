@@ -125,14 +125,19 @@ class Dataset:
         )
 
     def halves(self) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-        """The forget rows in two halves by group, in order: one to choose settings on, one to report."""
+        """The forget rows in two halves by group, in order: one to choose settings on, one to report.
+
+        A single group cannot be parted and is in both.
+        """
         groups = list(dict.fromkeys(record.group or record.id for record in self.forget))
+        if len(groups) < 2:
+            return self.forget, self.forget
         first = set(groups[: len(groups) // 2])
+        chosen = [(record.group or record.id) in first for record in self.forget]
         parts = (
-            [r for r in self.forget if (r.group or r.id) in first],
-            [r for r in self.forget if (r.group or r.id) not in first],
+            [r for r, c in zip(self.forget, chosen, strict=True) if c is which] for which in (True, False)
         )
-        return tuple(parts[0]), tuple(parts[1])
+        return tuple(next(parts)), tuple(next(parts))
 
     def fingerprint(self) -> str:
         """SHA-256 of the content of all three sets."""
