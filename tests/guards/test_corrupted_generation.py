@@ -83,7 +83,7 @@ def expected_inputs(lm, guard, prompts, batch, sequences, copies):
                 guard.prompt_mask(prompts[prompt])
             )
             mask[width:] = torch.from_numpy(guard.written_mask(sequences[row, width:].tolist(), 0))
-            found[row][mask] = guard.apply(clean[row][mask], sequences[row][mask])
+            found[row][mask] = guard.apply(clean[row][mask], sequences[row][mask].tolist())
     return found
 
 

@@ -11,7 +11,7 @@ from expunge.guards.target_names import TargetNames
 from expunge.types import Prompt
 
 E = torch.tensor([[0.1, -0.4, 0.3, -0.2], [1.0, 2.0, -3.0, 0.5]])
-IDS = torch.tensor([7, 9])
+IDS = [7, 9]
 
 
 def eco(lm, strength=2.0, seed=0, **settings):
@@ -43,7 +43,7 @@ def test_rademacher_moves_every_dimension_by_exactly_sigma_rms(lm):
 def test_noise_has_the_asked_size_and_leaves_other_dimensions_alone(lm):
     guard = eco(lm, strength=3.0, corruption="noise", dims=0.5)
     wide = torch.zeros(64, 4096)
-    moved = guard.apply(wide, torch.arange(64))
+    moved = guard.apply(wide, range(64))
     assert torch.equal(moved[:, 2048:], wide[:, 2048:])
     assert moved[:, :2048].std().item() == pytest.approx(3.0 * guard.rms, rel=0.02)
 
@@ -51,7 +51,7 @@ def test_noise_has_the_asked_size_and_leaves_other_dimensions_alone(lm):
 def test_the_same_token_always_becomes_the_same_vector_and_seeds_differ(lm):
     """Asking again, or another copy, averages nothing away."""
     guard = eco(lm)
-    twice = guard.apply(E[[0, 0]], torch.tensor([7, 7]))
+    twice = guard.apply(E[[0, 0]], [7, 7])
     assert torch.equal(twice[0], twice[1])
     assert torch.equal(eco(lm).apply(E, IDS), guard.apply(E, IDS))
     assert not torch.equal(eco(lm, seed=1).apply(E, IDS), guard.apply(E, IDS))

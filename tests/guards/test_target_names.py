@@ -66,12 +66,12 @@ def test_the_rule_looks_back_only(written, tokenizer):
         assert np.array_equal(written.mask(ids[:end], end - 1), whole[end - 1 : end])
 
 
-def test_the_quick_look_never_misses_a_token_that_is_masked(written, tokenizer):
-    import torch
-
+def test_a_verdict_on_a_token_holds_wherever_it_stands(written, tokenizer):
     ids = tokenizer(" Olen taught Mara Brask, and Mar was no Olenka; mara", add_special_tokens=False)[
         "input_ids"
     ]
-    mask = written.mask(ids, 0)
-    assert (written.may_mask(torch.tensor(ids)).numpy() >= mask).all()
-    assert not written.may_mask(torch.tensor(tokenizer(" fox", add_special_tokens=False)["input_ids"])).any()
+    verdicts = [written.verdicts[i] for i in ids]
+    decided = [(v, m) for v, m in zip(verdicts, written.mask(ids, 0), strict=True) if v is not None]
+    assert all(verdict == masked for verdict, masked in decided)
+    assert {True, False} <= {verdict for verdict, _ in decided}
+    assert None in verdicts  # a letter may continue a name or not

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 _WORD = re.compile(r"\w+")
@@ -100,22 +99,31 @@ class WrittenNames:
         """[len(ids) - start] bool for `ids[start:]`, where `ids` is everything written so far."""
         first = max(0, start - 16)  # no name word spans more tokens than this
         word = ""
-        found = np.zeros(len(ids) - start, dtype=bool)
-        for i in range(first, len(ids)):
-            piece = self._pieces[ids[i]]
-            text = word + piece
-            runs = [match for match in _WORD.finditer(text) if match.end() > len(word)]
-            if i >= start:
-                found[i - start] = any(
-                    match.group() in (self._starts if match.end() == len(text) else self.names.words)
-                    for match in runs
-                )
-            word = runs[-1].group() if runs and runs[-1].end() == len(text) else ""
-        return found
+        found = []
+        for i in ids[first:]:
+            hit, word = self._belongs(word, self._pieces[i])
+            found.append(hit)
+        return np.array(found[start - first :], dtype=bool)
 
-    def may_mask(self, ids: Tensor) -> Tensor:
-        """Bool, shaped like `ids`: False for tokens that are no part of any name word."""
-        return self._possible.to(ids.device)[ids]
+    def _belongs(self, word: str, piece: str) -> tuple[bool, str]:
+        """Whether a piece of text after an unfinished `word` belongs to a name, and the word left unfinished after it."""
+        text = word + piece
+        runs = [match for match in _WORD.finditer(text) if match.end() > len(word)]
+        hit = any(
+            match.group() in (self._starts if match.end() == len(text) else self.names.words)
+            for match in runs
+        )
+        return hit, runs[-1].group() if runs and runs[-1].end() == len(text) else ""
+
+    @cached_property
+    def verdicts(self) -> list[bool | None]:
+        """[vocabulary] whether a token belongs to a name; None where that depends on the word it continues."""
+        parts = "\n".join(self.names.words)
+        verdicts: list[bool | None] = []
+        for piece in self._pieces:
+            continues = _WORD.match(piece)
+            verdicts.append(None if continues and continues.group() in parts else self._belongs("", piece)[0])
+        return verdicts
 
     @cached_property
     def _pieces(self) -> list[str]:
@@ -127,12 +135,3 @@ class WrittenNames:
         )
         lead = len(self.tokenizer.decode([anchor], clean_up_tokenization_spaces=False))
         return [text[lead:].casefold() for text in texts]
-
-    @cached_property
-    def _possible(self) -> Tensor:
-        import torch
-
-        everything = "\n".join(self.names.words)
-        return torch.tensor(
-            [any(word in everything for word in _WORD.findall(piece)) for piece in self._pieces]
-        )

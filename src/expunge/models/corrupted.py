@@ -35,12 +35,13 @@ class Corruption(Protocol):
         """[len(ids) - start] bool for `ids[start:]`, where `ids` is all that has been written so far."""
         ...
 
-    def may_mask(self, ids: Tensor) -> Tensor:
-        """Bool, shaped like `ids`: False where no context could make this token a corrupted one."""
+    @property
+    def verdicts(self) -> Sequence[bool | None]:
+        """[vocabulary] whether a written token is corrupted; None where that depends on what was written before it."""
         ...
 
-    def apply(self, embeddings: Tensor, ids: Tensor) -> Tensor:
-        """[n, hidden] embeddings of the masked tokens `ids` [n] to their corrupted form; the input is left alone."""
+    def apply(self, embeddings: Tensor, ids: Sequence[int]) -> Tensor:
+        """[n, hidden] embeddings of the masked tokens `ids` (n of them) to their corrupted form; the input is left alone."""
         ...
 
 
@@ -50,12 +51,13 @@ def full_mask(corruption: Corruption, encoded: Encoded) -> np.ndarray:
     return np.concatenate([prompt, corruption.written_mask(encoded.ids[encoded.start :], 0)])
 
 
-def corrupt_where(model: PreTrainedModel, ids: Tensor, mask: Tensor, corruption: Corruption) -> Tensor:
-    """The model's embeddings of `ids` [batch, tokens], corrupted where `mask` [batch, tokens] says."""
+def corrupt_at(model: PreTrainedModel, ids: Tensor, hits: Sequence[int], corruption: Corruption) -> Tensor:
+    """The model's embeddings of `ids` [batch, tokens], corrupted at the flat positions `hits`, one or more."""
     embeddings = model.get_input_embeddings()(ids)
-    mask = mask.to(embeddings.device)
-    embeddings = embeddings.clone()
-    embeddings[mask] = corruption.apply(embeddings[mask], ids.to(mask.device)[mask]).to(embeddings.dtype)
+    flat = embeddings.view(-1, embeddings.shape[-1])
+    tokens = ids.flatten().tolist()
+    where = torch.tensor(hits, device=flat.device)
+    flat.index_copy_(0, where, corruption.apply(flat[where], [tokens[i] for i in hits]))
     return embeddings
 
 
@@ -68,38 +70,45 @@ def corrupted_inputs(
     prompt that is not in scope: such rows keep their embeddings bit for bit, in what is written too.
     """
     width = batch.ids.shape[1]
-    in_prompt = torch.zeros(batch.ids.shape, dtype=torch.bool)
+    in_prompt = np.zeros(batch.ids.shape, dtype=bool)
     for row, mask in enumerate(masks):
         if mask is not None:
-            in_prompt[row, batch.attention[row].bool().cpu()] = torch.from_numpy(mask)
-    flagged = torch.tensor([mask is not None for mask in masks])
+            in_prompt[row, batch.attention[row].bool().cpu().numpy()] = mask
+    verdicts = corruption.verdicts
     prepare: Any = model.prepare_inputs_for_generation
 
-    def fed_mask(history: Tensor, fed: Tensor, first: int) -> Tensor:
-        """[rows, fed tokens] bool; the fed tokens stand at absolute positions `first` onwards."""
-        copies = fed.shape[0] // len(masks)  # beams and returned copies of one prompt lie side by side
-        mask = torch.zeros(fed.shape, dtype=torch.bool)
-        last = first + fed.shape[1]
+    def corrupted(history: Tensor, fed: Tensor, first: int) -> list[int]:
+        """Flat positions in `fed` [rows, tokens], whose tokens stand at absolute positions `first` onwards."""
+        rows, count = fed.shape
+        copies = rows // len(masks)  # beams and returned copies of one prompt lie side by side
+        found: list[int] = []
         if first < width:
-            mask[:, : width - first] = in_prompt[:, first:last].repeat_interleave(copies, 0)
-        if last > width:
-            start = max(first, width)
-            maybe = corruption.may_mask(fed[:, start - first :]).any(1).cpu() & flagged.repeat_interleave(
-                copies
-            )
-            for row in maybe.nonzero()[:, 0].tolist():
-                written = history[row, width:].tolist()
-                mask[row, start - first :] = torch.from_numpy(corruption.written_mask(written, start - width))
-        return mask
+            in_fed = in_prompt[:, first : first + count]
+            in_fed = np.pad(in_fed, ((0, 0), (0, count - in_fed.shape[1]))).repeat(copies, 0)
+            found = in_fed.ravel().nonzero()[0].tolist()
+        written = range(max(first, width), first + count)
+        if not written:
+            return found
+        tokens = fed.tolist()
+        for row in range(rows):
+            if masks[row // copies] is None:
+                continue
+            for i in written:
+                hit = verdicts[tokens[row][i - first]]
+                if hit is None:
+                    hit = corruption.written_mask(history[row, width : i + 1].tolist(), i - width)[0]
+                if hit:
+                    found.append(row * count + i - first)
+        return found
 
     @functools.wraps(prepare)
     def prepare_inputs_for_generation(input_ids, **kwargs):
         inputs = prepare(input_ids, **kwargs)
         cache = kwargs.get("past_key_values")
         fed = inputs["input_ids"]
-        mask = fed_mask(input_ids, fed, 0 if cache is None else int(cache.get_seq_length()))
-        if mask.any():
-            inputs["inputs_embeds"] = corrupt_where(model, fed, mask, corruption)
+        hits = corrupted(input_ids, fed, 0 if cache is None else int(cache.get_seq_length()))
+        if hits:
+            inputs["inputs_embeds"] = corrupt_at(model, fed, hits, corruption)
             inputs["input_ids"] = None
         return inputs
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from expunge.data.batching import Batch, by_length, collate
 from expunge.data.tokenize import Encoded, Encoder
-from expunge.models.corrupted import Corruption, corrupt_where, corrupted_inputs, full_mask
+from expunge.models.corrupted import Corruption, corrupt_at, corrupted_inputs, full_mask
 from expunge.models.load import context_length
 from expunge.models.logprobs import head_rows
 from expunge.models.tree import Tree, build_tree
@@ -129,7 +129,8 @@ class TransformerLM:
         inputs: dict[str, Tensor | None] = {"input_ids": ids}
         if batch.masked.any():
             assert corruption is not None
-            inputs = {"inputs_embeds": corrupt_where(self.model, ids, batch.masked, corruption)}
+            hits = batch.masked.flatten().nonzero()[:, 0].tolist()
+            inputs = {"inputs_embeds": corrupt_at(self.model, ids, hits, corruption)}
         with head_rows(self.model, predicts):
             logits = self.model(
                 **inputs,

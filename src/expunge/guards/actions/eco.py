@@ -100,7 +100,7 @@ class FittedECO:
             sample = table(torch.arange(min(len(model.tokenizer), 4096), device=model.model.device))
         self.rms = float(sample.float().pow(2).mean().sqrt())
         """Root mean square of the embedding entries, as they enter the first layer."""
-        self._vectors: dict[int, Tensor] = {}
+        self._shifts: dict[int, Tensor] = {}
 
     def score(
         self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
@@ -131,35 +131,39 @@ class FittedECO:
     def written_mask(self, ids: Sequence[int], start: int) -> np.ndarray:
         return self.written.mask(ids, start)
 
-    def may_mask(self, ids: Tensor) -> Tensor:
-        return self.written.may_mask(ids)
+    @property
+    def verdicts(self) -> Sequence[bool | None]:
+        return self.written.verdicts
 
     # --- what becomes of them -------------------------------------------------------------------------------------------
-    def apply(self, embeddings: Tensor, ids: Tensor) -> Tensor:
+    def apply(self, embeddings: Tensor, ids: Sequence[int]) -> Tensor:
         """[n, hidden] to [n, hidden]; the input is not changed."""
         hidden = embeddings.shape[-1]
-        count = max(1, round(self.settings.dims * hidden))
-        change = torch.zeros_like(embeddings, dtype=torch.bool)
-        if self.settings.which == "first":
-            change[:, :count] = True
-        else:
-            change.scatter_(1, embeddings.abs().topk(count, dim=1).indices, True)
         if self.settings.corruption == "zero":
-            new = torch.zeros_like(embeddings)
+            shift = -embeddings
         elif self.settings.corruption == "flip":
-            new = -embeddings
+            shift = -2 * embeddings
         else:
-            noise = torch.stack([self._vector(i, hidden) for i in ids.tolist()]) if len(ids) else embeddings
-            new = embeddings + (self.strength * self.rms * noise.to(embeddings.device)).to(embeddings.dtype)
-        return torch.where(change, new, embeddings)
+            shift = torch.stack([self._shift(i, hidden) for i in ids]).to(embeddings)
+        count = max(1, round(self.settings.dims * hidden))
+        if count < hidden:
+            change = torch.zeros_like(embeddings, dtype=torch.bool)
+            if self.settings.which == "first":
+                change[:, :count] = True
+            else:
+                change.scatter_(1, embeddings.abs().topk(count, dim=1).indices, True)
+            shift = torch.where(change, shift, 0)
+        return embeddings + shift
 
-    def _vector(self, token: int, hidden: int) -> Tensor:
-        """The noise of a token id: one fixed draw, made on the CPU so that every device gives the same."""
-        if token not in self._vectors:
+    def _shift(self, token: int, hidden: int) -> Tensor:
+        """[hidden] what is added to a token id: one fixed draw, made on the CPU so that every device gives the same."""
+        if token not in self._shifts:
             generator = torch.Generator().manual_seed(self.seed.child("token", token).number)
-            normal = torch.randn(hidden, generator=generator)
-            self._vectors[token] = normal.sign() if self.settings.corruption == "rademacher" else normal
-        return self._vectors[token]
+            noise = torch.randn(hidden, generator=generator)
+            if self.settings.corruption == "rademacher":
+                noise = noise.sign()
+            self._shifts[token] = self.strength * self.rms * noise
+        return self._shifts[token]
 
     def state(self) -> dict[str, Any]:
         return {

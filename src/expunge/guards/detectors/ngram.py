@@ -126,7 +126,7 @@ class FittedNgram:
         for gram, count in Counter(ngrams(text)).items():
             found = self.weights.get(gram)
             if found:
-                value = (1 + math.log(count)) * found[0]
+                value = found[0] if count == 1 else (1 + math.log(count)) * found[0]
                 total += value * found[1]
                 square += value * value
         logit = self.intercept + (total / math.sqrt(square) if square else 0.0)
