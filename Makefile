@@ -19,3 +19,22 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	touch $@
+
+# Builds the pocket world, runs twelve methods on it and writes runs/pocket/report.html. What is done already is not done again.
+demo: install
+	$(BIN)/expunge bench pocket --out runs/pocket
+
+# Two workers with one thread each: more threads per process only wait for each other.
+test: install
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-all: install
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check src
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

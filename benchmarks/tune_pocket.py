@@ -14,9 +14,9 @@ from pathlib import Path
 
 from expunge.recipe import Recipe
 from expunge.run import unlearn
-from expunge.run.bench import POCKET, LazyProbe, open_benchmark, preset
+from expunge.run.bench import POCKET, open_benchmark, preset
 from expunge.run.build import build_pocket
-from expunge.run.trajectory import trajectory_probe
+from expunge.run.trajectory import TrajectoryProbe
 from expunge.run.workers import run_jobs
 
 RATES = (2e-4, 5e-4, 1e-3, 2e-3)
@@ -26,7 +26,7 @@ LORA_FACTOR = 5
 
 def try_rate(world: str, recipe: Recipe, out: str) -> dict:
     benchmark = open_benchmark(("pocket", {"folder": world, "half": "select"}))
-    probe = LazyProbe(lambda: trajectory_probe(benchmark, Path(world) / "gold"))
+    probe = TrajectoryProbe(benchmark, Path(world) / "gold")
     folder = unlearn(
         Path(world) / "target",
         benchmark.dataset(),

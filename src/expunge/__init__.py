@@ -6,6 +6,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Dataset": "expunge.data.dataset",
+    "Pocket": "expunge.benchmarks.pocket",
+    "Tofu": "expunge.benchmarks.tofu",
     "attack": "expunge.run",
     "evaluate": "expunge.run",
     "load": "expunge.run",
@@ -13,9 +15,22 @@ _HOMES = {
     "report": "expunge.run",
     "unlearn": "expunge.run",
 }
-__all__ = ["Dataset", "__version__", "attack", "evaluate", "load", "recipe", "report", "unlearn"]
+__all__ = [
+    "Dataset",
+    "Pocket",
+    "Tofu",
+    "__version__",
+    "attack",
+    "evaluate",
+    "load",
+    "recipe",
+    "report",
+    "unlearn",
+]
 
 if TYPE_CHECKING:
+    from expunge.benchmarks.pocket import Pocket
+    from expunge.benchmarks.tofu import Tofu
     from expunge.data.dataset import Dataset
     from expunge.recipe import recipe
     from expunge.run import attack, evaluate, load, report, unlearn

@@ -81,12 +81,10 @@ def unlearn(
         raise ConfigError(f"--refusals {refusals}: every row needs an 'answer' or a 'text'.")
     probe = None
     if benchmark:
-        from expunge.run.bench import LazyProbe
-        from expunge.run.trajectory import trajectory_probe
+        from expunge.run.trajectory import TrajectoryProbe
 
         measured = open_benchmark(benchmark, data, split=split, authors=authors, template=template)
-        yardstick = golds(benchmark, data, gold)[0]
-        probe = LazyProbe(lambda: trajectory_probe(measured, yardstick))
+        probe = TrajectoryProbe(measured, golds(benchmark, data, gold)[0])
     from expunge.run import unlearn as make
 
     with show.progress() as progress:

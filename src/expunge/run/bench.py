@@ -183,7 +183,7 @@ def run_bench(
 def run_method(out: str, spec: tuple[str, dict[str, Any]], models: Models, made: Recipe) -> float:
     """One row of the table: artifact, evaluation, attack. Returns seconds; 0 when all of it was there."""
     from expunge.run import attack, evaluate, model_hash, unlearn
-    from expunge.run.trajectory import trajectory_probe
+    from expunge.run.trajectory import TrajectoryProbe
 
     begin = time.perf_counter()
     benchmark = open_benchmark(spec)
@@ -202,7 +202,7 @@ def run_method(out: str, spec: tuple[str, dict[str, Any]], models: Models, made:
         base=models.base,
         refusals=benchmark.refusals(),
         template=benchmark.template,
-        probe=LazyProbe(lambda: trajectory_probe(benchmark, models.gold)) if probed else None,
+        probe=TrajectoryProbe(benchmark, models.gold) if probed else None,
         selection=[record for record in data.forget if record.group in selection],
     )
     subject = {"name": out, "sha256": model_hash(out)}
@@ -211,15 +211,3 @@ def run_method(out: str, spec: tuple[str, dict[str, Any]], models: Models, made:
     evaluate(out, benchmark, gold=models.gold, floor=models.floor)
     attack(out, benchmark, "prefill", gold=models.gold)
     return time.perf_counter() - begin
-
-
-class LazyProbe:
-    """A probe that is only made when it is first used: a finished run needs none."""
-
-    def __init__(self, make: Callable[[], Any]):
-        self.make = make
-        self.probe: Any = None
-
-    def __call__(self, model: Any, step: int) -> dict[str, Any]:
-        self.probe = self.probe or self.make()
-        return self.probe(model, step)

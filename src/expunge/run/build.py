@@ -51,6 +51,10 @@ class WorldTraining(Settings):
     """Golds that differ in the order of their rows: the second is the noise floor of the first."""
 
 
+WIDTHS = {"large": 160}
+"""Hidden size by size of the world, where it is not 64: five times as many facts need more room."""
+
+
 class Check(NamedTuple):
     what: str
     value: float
@@ -84,7 +88,9 @@ def build_pocket(
         raise ConfigError(
             f"--size {size}: no such size.{did_you_mean(size, SIZES)} There are {', '.join(SIZES)}."
         )
-    training = WorldTraining(model=FreshModel(arch=arch), golds=golds)  # ty: ignore[invalid-argument-type]
+    hidden = WIDTHS.get(size, 64)
+    shape = FreshModel(arch=arch, hidden=hidden, feed_forward=3 * hidden)  # ty: ignore[invalid-argument-type]
+    training = WorldTraining(model=shape, golds=golds)
     facts = {
         "version": VERSION,
         "size": size,

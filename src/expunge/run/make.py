@@ -114,8 +114,9 @@ def unlearn(
     """Make the artifact that `recipe` describes from `model` and `data`, in the folder `out`, and return that folder.
 
     `base`: the model to start from where the recipe trains again (`retrain`). `refusals`: other answers for methods that need
-    them. `replay`: rows drawn on beside the retain set when training again. `probe` measures the trajectory. `selection`: the
-    forget rows that settings may be chosen on. The same inputs are never computed twice; a killed run resumes.
+    them. `replay`: rows drawn on beside the retain set when training again. `probe` measures the trajectory; its `key`, if it has
+    one, says on what. `selection`: the forget rows that settings may be chosen on. The same inputs are never computed twice; a
+    killed run resumes.
     """
     if isinstance(recipe, str):
         recipe = read_recipe(recipe)
@@ -133,6 +134,8 @@ def unlearn(
             list(refusals),
             hash_of([asdict(r) for r in replay]),
             template,
+            None if selection is None else [record.id for record in selection],
+            getattr(probe, "key", probe is not None),
         ]
     )
     if store.finished(out, inputs):

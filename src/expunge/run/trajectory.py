@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from expunge.benchmarks._qa import measure
+from expunge.artifacts.manifest import hash_of
+from expunge.benchmarks._qa import MEASURE, measure
+from expunge.run.make import load, model_hash
 from expunge.types import Figure, LanguageModel
 
 SHOWN = (
@@ -20,28 +22,23 @@ SHOWN = (
 )
 
 
-def trajectory_probe(
-    benchmark: Any, gold: str | Path | None
-) -> Callable[[LanguageModel, int], dict[str, Any]]:
+class TrajectoryProbe:
     """A probe for `unlearn`: figures of both halves, and the level of the selection half that `select: level` goes by.
 
-    The level looks at the model alone; the gold serves for the figures that are shown.
+    The level looks at the model alone; the gold serves for the figures that are shown. The gold is only loaded at the first
+    point: a run that is finished needs none.
     """
-    from expunge.run import load
 
-    halves = {half: benchmark.of_half(half) for half in ("select", "report")}
-    tasks = benchmark.probe_tasks()
-    judge = load(gold, device="cpu", template=benchmark.template) if gold else None
+    def __init__(self, benchmark: Any, gold: str | Path | None):
+        self.key = hash_of([MEASURE, benchmark.settings, model_hash(gold) if gold else None])
+        self.benchmark, self.gold = benchmark, gold
+        self.halves = {half: benchmark.of_half(half) for half in ("select", "report")}
+        self.tasks = benchmark.probe_tasks()
 
-    def records_of(model: LanguageModel) -> list[dict[str, Any]]:
-        return measure(model, tasks, max_new_tokens=benchmark.max_new_tokens, judge=judge, judged=("forget",))
-
-    gold_records = records_of(judge) if judge else None
-
-    def probe(model: LanguageModel, step: int) -> dict[str, Any]:
-        records = records_of(model)
-        figures = {half: part.figures(records, gold_records) for half, part in halves.items()}
-        level = halves["select"].level(records)
+    def __call__(self, model: LanguageModel, step: int) -> dict[str, Any]:
+        records = self._records(model)
+        figures = {half: part.figures(records, self._gold_records) for half, part in self.halves.items()}
+        level = self.halves["select"].level(records)
         return {
             "level_reached": level.reached,
             "level_gap": level.gap,
@@ -49,7 +46,22 @@ def trajectory_probe(
             **{half: _shown(found) for half, found in figures.items()},
         }
 
-    return probe
+    def _records(self, model: LanguageModel) -> list[dict[str, Any]]:
+        return measure(
+            model,
+            self.tasks,
+            max_new_tokens=self.benchmark.max_new_tokens,
+            judge=self._judge,
+            judged=("forget",),
+        )
+
+    @cached_property
+    def _judge(self) -> LanguageModel | None:
+        return load(self.gold, device="cpu", template=self.benchmark.template) if self.gold else None
+
+    @cached_property
+    def _gold_records(self) -> list[dict[str, Any]] | None:
+        return self._records(self._judge) if self._judge else None
 
 
 def _shown(figures: dict[str, Figure]) -> dict[str, float | None]:
