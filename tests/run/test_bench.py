@@ -54,7 +54,7 @@ def test_the_world_holds_models_rows_and_its_own_acceptance(tiny_world):
 
 
 def test_a_world_that_misses_its_thresholds_says_which_and_is_not_used(tiny_world, tmp_path):
-    checks = [{"what": "gold: accuracy on forget", "value": 0.4, "low": 0, "high": 0.05, "passed": False}]
+    checks = [{"what": "gold: accuracy on forget", "value": 0.4, "wanted": "at most 0.05", "passed": False}]
     (tmp_path / "acceptance.json").write_text(json.dumps(checks))
     with pytest.raises(
         DataError, match=r"misses its acceptance thresholds and is not used:\n  gold: accuracy on forget: 0.4"

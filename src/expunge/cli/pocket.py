@@ -36,17 +36,14 @@ def pocket(
         return
     for check in checks:
         mark = "[green]ok[/green]  " if check["passed"] else "[red]miss[/red]"
-        show.output.print(
-            f"{mark} {check['what']}: {check['value']:.4g}  [dim]in [{check['low']:g}, {check['high']:g}][/dim]".replace(
-                "in [", "in \\["
-            )
-        )
+        show.output.print(f"{mark} {check['what']}: {check['value']:.4g}  [dim]{check['wanted']}[/dim]")
+    models = [path.parent.name for path in sorted(folder.glob("*/config.json"))]
     if size == "tiny":
         show.output.print(
             "tiny is for trying things out: its thresholds are shown, not enforced, and its KS test has no power."
         )
     show.output.print(
-        f"\n[bold]{folder}[/bold] holds base, target, gold, gold2, and forget.jsonl, retain.jsonl, holdout.jsonl. Next:"
+        f"\n[bold]{folder}[/bold] holds {', '.join(models)}, and forget.jsonl, retain.jsonl, holdout.jsonl. Next:"
     )
     show.output.print(
         f"  expunge unlearn {folder}/target --forget {folder}/forget.jsonl --retain {folder}/retain.jsonl --recipe pocket-npo --benchmark pocket --data {folder} --out runs/npo",

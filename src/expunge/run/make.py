@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -65,7 +66,9 @@ def load(
     from peft import PeftModel
 
     model, tokenizer, _ = load_model(base["name"], **options)
-    adapted: Any = PeftModel.from_pretrained(model, str(folder / "adapter")).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as when the adapter was made
+        adapted: Any = PeftModel.from_pretrained(model, str(folder / "adapter")).eval()
     return TransformerLM(adapted.get_base_model(), tokenizer, template)
 
 
