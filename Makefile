@@ -24,12 +24,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/expunge bench pocket --out runs/pocket
 
-# Two workers with one thread each: more threads per process only wait for each other.
+# Two workers with one thread each, and whole files to a worker, so that what a file builds is built once.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -160,6 +160,13 @@ class Figure:
     why: str = ""
     """Why `value` is absent: a capability, a gold model or a likelihood is missing. Never stands in for a number."""
 
+    @property
+    def number(self) -> float:
+        """The value, for those who cannot go on without it. Raises ValueError with the reason where it is absent."""
+        if self.value is None:
+            raise ValueError(self.why)
+        return self.value
+
 
 # --- what a loss sees ---------------------------------------------------------------------------------------------------
 @dataclass(slots=True)

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from expunge.errors import ConfigError, DataError
 from expunge.guards.actions.eco import ECO, FittedECO
 from expunge.guards.guard import FitData
 from expunge.guards.target_names import TargetNames
+from expunge.models.language_model import TransformerLM
 from expunge.types import Prompt
+from tests.conftest import make_model
 
 E = torch.tensor([[0.1, -0.4, 0.3, -0.2], [1.0, 2.0, -3.0, 0.5]])
 IDS = [7, 9]
@@ -126,3 +129,34 @@ def test_written_tokens_are_masked_as_in_scoring(lm):
     steps = [bool(guard.written_mask(written[: i + 1], i)[0]) for i in range(len(written))]
     assert np.array_equal(mask[row.start :], steps)
     assert sum(steps) >= 2
+
+
+class Counted(TorchDispatchMode):
+    """Counts the tensor operations inside it and the numbers they make."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.numbers = 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.operations += 1
+        self.numbers += made.numel() if isinstance(made, torch.Tensor) else sum(part.numel() for part in made)
+        return made
+
+
+@pytest.mark.parametrize("settings", [{}, {"corruption": "zero", "dims": 0.5, "which": "top"}])
+def test_the_cost_follows_the_tokens_and_the_width_never_the_number_of_parameters(lm, tokenizer, settings):
+    """L7: the same operations at four widths and depths, making as many numbers per embedding entry."""
+    seen = set()
+    for hidden, layers in ((16, 1), (32, 2), (64, 6), (128, 12)):
+        big = TransformerLM(
+            make_model(tokenizer, hidden_size=hidden, num_hidden_layers=layers), lm.tokenizer, "qa"
+        )
+        guard = FittedECO(ECO(**settings), TargetNames(["Mara Olen"]), big, 2.0, 0, [])
+        embeddings = torch.ones(5, hidden)
+        guard.apply(embeddings, range(5))  # draws the noise
+        with Counted() as counted:
+            guard.apply(embeddings, range(5))
+        seen.add((counted.operations, counted.numbers // hidden))
+    assert len(seen) == 1

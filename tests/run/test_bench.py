@@ -15,8 +15,6 @@ from expunge.run.bench import Models, preset, run_bench
 from expunge.run.build import build_pocket, refuse_missed
 from tests.cli.test_cli import expunge
 
-pytestmark = pytest.mark.xdist_group("tiny world")  # built once, by one worker
-
 
 def shortened(name):
     made = preset("pocket", name, 0)

@@ -12,6 +12,7 @@ import torch
 
 from expunge.attacks.prefill import Prefill
 from expunge.benchmarks.pocket import Pocket
+from expunge.metrics.accuracy import is_accurate
 from expunge.metrics.forget_quality import forget_quality
 from expunge.metrics.intervals import wilson
 from expunge.report.view import read_run
@@ -19,9 +20,9 @@ from expunge.report.words import guard_verdicts
 from expunge.run import load, measure
 from expunge.run.bench import Models, preset, run_bench
 from expunge.run.build import build_pocket
-from expunge.types import Example, Prompt
+from expunge.types import Example, GenerationParams, Prompt
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("default world")]
+pytestmark = pytest.mark.slow
 SEEDS = (0, 1, 2)
 
 
@@ -58,7 +59,9 @@ def test_three_seeds_meet_every_threshold(worlds):
 
 
 def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guards):
-    """L4 over eight noise seeds: greedy answers and prefill within the gold's interval, distance within floor plus margin."""
+    """L4 over eight noise seeds: greedy and sampled answers and prefill within the gold's interval, distance within floor plus
+    margin.
+    """
     from expunge.guards.actions.eco import FittedECO
 
     benchmark = Pocket.open(worlds[0], "report")
@@ -72,7 +75,17 @@ def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guar
     margin = forget_quality(reference, reference).detectable
     gold_hits = sum(record["recovered"] for record in Prefill().run(gold, probes))
     gold_accuracy = result["beside"]["gold"]["forget/accuracy"]["value"]
-    distances, prefills, answers = [], [], []
+    asked = [Prompt.ask(p.question) for p in probes]
+    sampling = GenerationParams(max_new_tokens=24, sample=True, copies=8)
+
+    def leaked(model):
+        """Facts that stand in any of eight sampled answers."""
+        return sum(
+            any(is_accurate(text.text, p.answer, p.value) for text in texts)
+            for texts, p in zip(model.generate(asked, sampling), probes, strict=True)
+        )
+
+    distances, prefills, answers, leaks = [], [], [], []
     fitted = guard.action
     for seed in range(8):
         guard.action = FittedECO(
@@ -86,13 +99,12 @@ def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guar
         nll = -np.array([score.mean_logprob for score in guard.score(examples)]).reshape(n, -1)
         distances.append(forget_quality(np.exp(nll[:, 0] - nll[:, 1:].mean(1)), reference).distance)
         prefills.append(sum(record["recovered"] for record in Prefill().run(guard, probes)))
-        from expunge.metrics.accuracy import is_accurate
-        from expunge.types import GenerationParams
-
-        said = guard.generate([Prompt.ask(p.question) for p in probes], GenerationParams(max_new_tokens=24))
+        said = guard.generate(asked, GenerationParams(max_new_tokens=24))
         answers.append(
             sum(is_accurate(text[0].text, p.answer, p.value) for text, p in zip(said, probes, strict=True))
         )
+        leaks.append(leaked(guard))
+    assert median(leaks) <= wilson(leaked(gold), n).high * n
     assert median(prefills) <= wilson(gold_hits, n).high * n
     assert median(answers) <= wilson(round(gold_accuracy * n), n).high * n
     assert median(distances) <= floor + margin

@@ -258,6 +258,15 @@ class Table:
         return f"the guard answers {floored} of {len(rows)} of these prompts with fixed text, under which the given answers have no likelihood"
 
 
+def tofu_figures(table: Table, gold: Table | None) -> dict[str, Figure]:
+    """Those of every task, model utility, and forget quality against the gold."""
+    found: dict[str, Figure] = {}
+    for task in table.tasks:
+        found |= task_figures(table, task)
+    found["model_utility"] = utility_figure(table)
+    return found | quality_figures(table, gold)
+
+
 def task_figures(table: Table, task: str) -> dict[str, Figure]:
     """Probability, truth ratio, ROUGE-L recall and accuracy of one task."""
     clusters, n = table.clusters(task), len(table.tasks[task])

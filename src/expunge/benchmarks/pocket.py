@@ -11,41 +11,26 @@ gold's. A bad one: see TOFU; besides, a KS p that looks good with fluency near z
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from expunge.benchmarks._qa import (
-    DIALECTS,
-    Half,
-    Level,
-    Record,
-    Roles,
-    Table,
-    fluency_figures,
-    half_of,
-    keep_half,
-    level_of,
-    membership_figure,
-    quality_figures,
-    task_figures,
-    utility_figure,
-)
+from expunge.benchmarks._benchmark import QABenchmark
+from expunge.benchmarks._qa import DIALECTS, Half, Roles
 from expunge.data.dataset import Dataset
 from expunge.data.dataset import Record as Row
 from expunge.data.pocket.words import REFUSALS
 from expunge.data.pocket.world import VERSION, World, WorldSettings, build_world
 from expunge.errors import DataError
-from expunge.types import Figure, Probe
+from expunge.types import Probe
 
 
-class Pocket:
+class Pocket(QABenchmark):
     version: ClassVar = VERSION
     name: ClassVar = "pocket"
     roles: ClassVar = Roles("forget", "retain", "known", "lands")
     max_new_tokens: ClassVar = 24
-    template: ClassVar = "qa"
-    dialect: ClassVar = DIALECTS["openunlearning"]._replace(name="pocket", epsilon=0.0)
+    template = "qa"
+    dialect = DIALECTS["openunlearning"]._replace(name="pocket", epsilon=0.0)
 
     def __init__(self, settings: WorldSettings, seed: int, half: Half = "report"):
         self.world_settings, self.seed, self.half = settings, seed, half
@@ -104,38 +89,3 @@ class Pocket:
             "known": probes["known"][::3],
             "lands": probes["lands"],
         }
-
-    def forget_probes(self) -> list[Probe]:
-        """The rows that attacks try to bring back: those of the half that is asked for."""
-        probes = self.world.probes["forget"]
-        kept = half_of([probe.subject for probe in probes], self.half)
-        return [probe for probe in probes if probe.subject in kept]
-
-    def forget_subjects(self) -> set[str]:
-        """The people of the half that is asked for."""
-        return {probe.subject for probe in self.forget_probes()}
-
-    def truth_ratios(self, records: Sequence[Record]) -> list[float] | None:
-        """Of the forget rows that count, or None where they have no likelihood."""
-        table = Table(keep_half(records, "forget", self.half), self.roles, self.dialect)
-        return None if table.why_no_likelihood("forget") else table.ratios("forget").tolist()
-
-    def level(self, records: Sequence[Record]) -> Level:
-        return level_of(Table(keep_half(records, "forget", self.half), self.roles, self.dialect))
-
-    def figures(self, records: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, Figure]:
-        table = Table(keep_half(records, "forget", self.half), self.roles, self.dialect)
-        gold_table = (
-            Table(keep_half(gold, "forget", self.half), self.roles, self.dialect)
-            if gold is not None
-            else None
-        )
-        found: dict[str, Figure] = {}
-        for task in table.tasks:
-            found |= task_figures(table, task)
-        found["model_utility"] = utility_figure(table)
-        found |= quality_figures(table, gold_table)
-        found |= fluency_figures(table, "forget")
-        if "holdout" in table.tasks:
-            found["membership/auc"] = membership_figure(table, "forget", "holdout")
-        return found

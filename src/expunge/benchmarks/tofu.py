@@ -16,21 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from expunge.benchmarks._qa import (
-    DIALECTS,
-    Half,
-    Level,
-    Record,
-    Roles,
-    Table,
-    fluency_figures,
-    half_of,
-    keep_half,
-    level_of,
-    quality_figures,
-    task_figures,
-    utility_figure,
-)
+from expunge.benchmarks._benchmark import QABenchmark
+from expunge.benchmarks._qa import DIALECTS, Half, Record, Roles, Table, tofu_figures
 from expunge.data.dataset import Dataset, read_rows
 from expunge.data.dataset import Record as Row
 from expunge.errors import ConfigError, DataError, did_you_mean
@@ -43,7 +30,7 @@ SHARES = {"forget01": 2, "forget05": 10, "forget10": 20}
 FILES = ("full", "forget10_perturbed", "retain_perturbed", "real_authors", "world_facts")
 
 
-class Tofu:
+class Tofu(QABenchmark):
     version: ClassVar = 1
     name: ClassVar = "tofu"
     roles: ClassVar = Roles("forget", "retain", "real_authors", "world_facts")
@@ -130,34 +117,9 @@ class Tofu:
             "world_facts": [_probe(row, subject=False) for row in self.rows["world_facts"]],
         }
 
-    def forget_probes(self) -> list[Probe]:
-        """The rows that attacks try to bring back: those of the half that is asked for."""
-        probes = self.tasks()["forget"]
-        kept = half_of([probe.subject for probe in probes], self.half)
-        return [probe for probe in probes if probe.subject in kept]
-
     def probe_tasks(self) -> dict[str, list[Probe]]:
         """Fewer rows, for the points of a trajectory: all forget rows, every fourth of the others."""
         return {task: probes if task == "forget" else probes[::4] for task, probes in self.tasks().items()}
-
-    def forget_subjects(self) -> set[str]:
-        """The people of the half that is asked for."""
-        return {probe.subject for probe in self.forget_probes()}
-
-    def truth_ratios(self, records: Sequence[Record]) -> list[float] | None:
-        """Of the forget rows that count, or None where they have no likelihood."""
-        table = Table(keep_half(records, "forget", self.half), self.roles, self.dialect)
-        return None if table.why_no_likelihood("forget") else table.ratios("forget").tolist()
-
-    def level(self, records: Sequence[Record]) -> Level:
-        return level_of(Table(keep_half(records, "forget", self.half), self.roles, self.dialect))
-
-    def figures(self, records: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, Figure]:
-        kept = keep_half(records, "forget", self.half)
-        found = figures(
-            kept, keep_half(gold, "forget", self.half) if gold is not None else None, self.dialect.name
-        )
-        return found | fluency_figures(Table(kept, self.roles, self.dialect), "forget")
 
 
 def figures(
@@ -168,13 +130,7 @@ def figures(
     missing = {"forget"} - set(table.tasks)
     if missing:
         raise DataError(f"the log has no rows of task 'forget' (tasks: {', '.join(table.tasks) or 'none'}).")
-    found: dict[str, Figure] = {}
-    for task in table.tasks:
-        found |= task_figures(table, task)
-    found["model_utility"] = utility_figure(table)
-    return found | quality_figures(
-        table, Table(gold, Tofu.roles, DIALECTS[dialect]) if gold is not None else None
-    )
+    return tofu_figures(table, Table(gold, Tofu.roles, DIALECTS[dialect]) if gold is not None else None)
 
 
 def log_figures(records: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, dict[str, Figure]]:

@@ -92,14 +92,10 @@ def plot_lines(views: list, width: int = 64, height: int = 14) -> list[str]:
     deepest = max(1e-9, *(d for _, _, d in points))
     grid = [[" "] * width for _ in range(height)]
     legend = []
-    for i, (name, utility, distance) in enumerate(points):
-        mark = (
-            "TG"[i]
-            if name in ("target", "gold") and i < 2
-            else "abcdefghijklmnopqrstuvwxyz"[len(legend) % 26]
-            if name not in ("target", "gold")
-            else name[0].upper()
-        )
+    marks = {"target": "T", "gold": "G"}
+    letters = iter("abcdefghijklmnopqrstuvwxyz" * len(points))
+    for name, utility, distance in points:
+        mark = marks.get(name) or next(letters)
         column = round((utility - low) / max(high - low, 1e-9) * (width - 1))
         line = round(distance / deepest * (height - 1))
         grid[line][column] = mark if grid[line][column] == " " else "*"

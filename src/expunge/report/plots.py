@@ -10,20 +10,9 @@ from typing import Any
 
 INK, FAINT = "#1f2933", "#9aa5b1"
 COLOURS = {"target": "#c05621", "gold": "#2f855a", "floor": "#68d391", "run": "#2b6cb0"}
-CYCLE = (
-    "#2b6cb0",
-    "#b83280",
-    "#6b46c1",
-    "#b7791f",
-    "#2c7a7b",
-    "#c53030",
-    "#4a5568",
-    "#285e61",
-    "#97266d",
-    "#744210",
-    "#1a365d",
-    "#5f370e",
-)
+CYCLE = ("#2b6cb0", "#b83280", "#b7791f", "#2c7a7b", "#c53030", "#1a202c")
+MARKERS = "oDv^P*"
+"""Methods take the colours in turn, and another marker each time the colours are through."""
 
 
 def trajectory(
@@ -119,10 +108,9 @@ def forgetting_against_utility(
 ) -> str:
     """One point a method: utility to the right, closeness to the gold upwards. Error bars are 95 % intervals."""
     figure, axis = _figure(7.6, 4.4)
+    yard = {"target": COLOURS["target"], "gold": COLOURS["gold"], "second gold": COLOURS["floor"]}
     for i, (name, utility, distance, utility_range, distance_range) in enumerate(points):
-        colour = {"target": COLOURS["target"], "gold": COLOURS["gold"], "second gold": COLOURS["floor"]}.get(
-            name, CYCLE[i % len(CYCLE)]
-        )
+        colour = yard.get(name, CYCLE[i % len(CYCLE)])
         errors = {
             "xerr": [[max(0.0, utility - utility_range[0])], [max(0.0, utility_range[1] - utility)]]
             if utility_range
@@ -134,7 +122,7 @@ def forgetting_against_utility(
         axis.errorbar(
             utility,
             distance,
-            fmt="s" if name in ("target", "gold", "second gold") else "o",
+            fmt="s" if name in yard else MARKERS[i // len(CYCLE) % len(MARKERS)],
             color=colour,
             ecolor=colour + "66",
             markersize=6,

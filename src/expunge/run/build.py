@@ -12,7 +12,7 @@ from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_of
@@ -24,6 +24,10 @@ from expunge.recipe import Recipe, TrainSettings, recipe
 from expunge.run import measure, model_hash
 from expunge.run.workers import free_cores, run_jobs
 from expunge.types import Seed
+
+if TYPE_CHECKING:
+    from expunge.benchmarks.pocket import Pocket
+    from expunge.benchmarks.tofu import Tofu
 
 Tell = Callable[[str], None]
 
@@ -157,38 +161,37 @@ def refuse_missed(folder: Path) -> None:
         )
 
 
-def accept_pocket(folder: Path, benchmark: Any) -> list[Check]:
+def accept_pocket(folder: Path, benchmark: Pocket) -> list[Check]:
     """The benchmark's own acceptance test: does the yardstick hold before any method is measured with it?"""
     golds = sorted(path.name for path in folder.glob("gold*"))
     records = {name: measure(folder / name, benchmark) for name in ("target", *golds)}
-    report = type(benchmark)(benchmark.world_settings, benchmark.seed, half="report")
     target = benchmark.figures(records["target"], records["gold"])
     first = benchmark.figures(records["gold"], None)
     apart = [
-        table.figures(records["target"], records["gold"])["forget_quality/ks_p"].value
-        for table in (benchmark, report)
+        table.figures(records["target"], records["gold"])["forget_quality/ks_p"].number
+        for table in (benchmark, benchmark.of_half("report"))
     ]
     checks = [
-        Check("target: accuracy on forget", target["forget/accuracy"].value, low=0.98),
-        Check("target: accuracy on retain", target["retain/accuracy"].value, low=0.98),
-        Check("gold: accuracy on forget", first["forget/accuracy"].value, high=0.05),
+        Check("target: accuracy on forget", target["forget/accuracy"].number, low=0.98),
+        Check("target: accuracy on retain", target["retain/accuracy"].number, low=0.98),
+        Check("gold: accuracy on forget", first["forget/accuracy"].number, high=0.05),
         Check("target against gold: KS p", apart[0], high=1e-6),
         Check("target against gold: KS p, reporting half", apart[1], high=1e-6),
-        Check("target: membership AUC", target["membership/auc"].value, low=0.95),
-        Check("gold: membership AUC", first["membership/auc"].value, 0.4, 0.6),
+        Check("target: membership AUC", target["membership/auc"].number, low=0.95),
+        Check("gold: membership AUC", first["membership/auc"].number, 0.4, 0.6),
         Check(
             "utility, target minus gold",
-            target["model_utility"].value - first["model_utility"].value,
+            target["model_utility"].number - first["model_utility"].number,
             -0.05,
             0.05,
         ),
-        Check("target: utility", target["model_utility"].value, low=0.5),
-        Check("gold: utility", first["model_utility"].value, low=0.5),
-        Check("target: accuracy on lands", target["lands/accuracy"].value, low=0.9),
-        Check("gold: accuracy on lands", first["lands/accuracy"].value, low=0.9),
+        Check("target: utility", target["model_utility"].number, low=0.5),
+        Check("gold: utility", first["model_utility"].number, low=0.5),
+        Check("target: accuracy on lands", target["lands/accuracy"].number, low=0.9),
+        Check("gold: accuracy on lands", first["lands/accuracy"].number, low=0.9),
     ]
     pairs = {
-        (a, b): benchmark.figures(records[b], records[a])["forget_quality/ks_p"].value
+        (a, b): benchmark.figures(records[b], records[a])["forget_quality/ks_p"].number
         for a, b in combinations(golds, 2)
     }
     checks += [Check(f"{a} against {b}: KS p", p, low=0.2) for (a, b), p in pairs.items()]
@@ -225,7 +228,7 @@ FROM_HUB = WorldTraining(
 
 
 def build_tofu(
-    benchmark: Any,
+    benchmark: Tofu,
     *,
     model: str | None = None,
     arch: str = "llama",

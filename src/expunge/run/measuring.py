@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge import catalog
 from expunge.artifacts import store
@@ -14,12 +14,15 @@ from expunge.artifacts.manifest import hash_of, read_manifest
 from expunge.run.make import Progress, load, model_hash, silent
 from expunge.types import Figure
 
+if TYPE_CHECKING:
+    from expunge.benchmarks._benchmark import QABenchmark
+
 EVALUATIONS = "evaluations"
 
 
 def measure(
     name: str | Path,
-    benchmark: Any,
+    benchmark: QABenchmark,
     *,
     judge: str | Path | None = None,
     device: str | None = None,
@@ -50,7 +53,7 @@ def measure(
 
 def evaluate(
     run: str | Path,
-    benchmark: Any,
+    benchmark: QABenchmark,
     *,
     gold: str | Path | None = None,
     floor: str | Path | None = None,
@@ -97,7 +100,7 @@ def evaluate(
 
 def attack(
     run: str | Path,
-    benchmark: Any,
+    benchmark: QABenchmark,
     name: str = "prefill",
     *,
     gold: str | Path | None = None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.artifacts.manifest import hash_of
+from expunge.benchmarks._benchmark import QABenchmark
 from expunge.benchmarks._qa import MEASURE, measure
 from expunge.run.make import load, model_hash
 from expunge.types import Figure, LanguageModel
@@ -29,7 +30,7 @@ class TrajectoryProbe:
     point: a run that is finished needs none.
     """
 
-    def __init__(self, benchmark: Any, gold: str | Path | None):
+    def __init__(self, benchmark: QABenchmark, gold: str | Path | None):
         self.key = hash_of([MEASURE, benchmark.settings, model_hash(gold) if gold else None])
         self.benchmark, self.gold = benchmark, gold
         self.halves = {half: benchmark.of_half(half) for half in ("select", "report")}
