@@ -17,7 +17,7 @@ from expunge.guards.guard import Guard
 from expunge.guards.target_names import TargetNames
 from expunge.models.fresh import FreshModel
 from expunge.models.language_model import TransformerLM
-from expunge.recipe import recipe
+from expunge.recipes import recipe
 from expunge.run import load
 from expunge.run.build import build_pocket
 from expunge.types import GenerationParams, Prompt

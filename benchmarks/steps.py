@@ -14,7 +14,7 @@ from timing import paired, verdict
 from expunge.benchmarks.pocket import Pocket
 from expunge.data.batching import collate
 from expunge.models.logprobs import answer_rows
-from expunge.recipe import recipe
+from expunge.recipes import recipe
 from expunge.run import load
 from expunge.run.build import build_pocket
 from expunge.train.feed import Feed, Rows

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-from expunge.report.page import table_rows
-from expunge.report.view import read_run
+from expunge.reports.page import table_rows
+from expunge.reports.view import read_run
 from expunge.run.bench import POCKET, bench_pocket
 
 COLUMNS = {

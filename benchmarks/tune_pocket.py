@@ -12,7 +12,7 @@ import json
 import time
 from pathlib import Path
 
-from expunge.recipe import Recipe
+from expunge.recipes import Recipe
 from expunge.run import unlearn
 from expunge.run.bench import POCKET, open_benchmark, preset
 from expunge.run.build import build_pocket

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import expunge
 from expunge import catalog
-from expunge.recipe import RECIPES, read_recipe
+from expunge.recipes import RECIPES, read_recipe
 from tests.methods.cases import CASES
 
 ROOT = Path(__file__).parents[1]
@@ -16,13 +17,13 @@ LEVELS = [
     {"errors"},
     {"types"},
     {"config", "catalog"},
-    {"recipe"},
+    {"recipes"},
     {"data", "artifacts", "metrics"},
     {"models"},
     {"methods", "guards"},
     {"train"},
     {"attacks"},
-    {"benchmarks", "report"},
+    {"benchmarks", "reports"},
     {"run"},
     {"cli"},
 ]
@@ -33,8 +34,8 @@ FORBIDDEN = {
     "methods": {"guards", "data", "models", "artifacts", "metrics"},
     "guards": {"methods"},
     "attacks": {"methods", "guards", "train"},
-    "benchmarks": {"methods", "guards", "train", "report"},
-    "report": {"data", "models", "metrics", "methods", "guards", "train", "attacks", "benchmarks"},
+    "benchmarks": {"methods", "guards", "train", "reports"},
+    "reports": {"data", "models", "metrics", "methods", "guards", "train", "attacks", "benchmarks"},
 }
 """What a room may not import although its level would allow it."""
 LONG: dict[str, str] = {}
@@ -147,6 +148,13 @@ def test_every_method_has_a_preset():
 
 def _names(made):
     return {part["name"] for part in made.describe().values() if isinstance(part, dict) and "name" in part}
+
+
+def test_no_room_stands_in_the_way_of_a_public_name():
+    """`expunge.report` must stay the verb when a module that reports has been imported."""
+    rooms = {path.stem for path in SOURCE.iterdir()}
+    assert not rooms & set(expunge.__all__)
+    assert all(getattr(expunge, name) for name in expunge.__all__)
 
 
 def test_no_file_is_long_without_a_reason():

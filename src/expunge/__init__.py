@@ -11,7 +11,7 @@ _HOMES = {
     "attack": "expunge.run",
     "evaluate": "expunge.run",
     "load": "expunge.run",
-    "recipe": "expunge.recipe",
+    "recipe": "expunge.recipes",
     "report": "expunge.run",
     "unlearn": "expunge.run",
 }
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from expunge.benchmarks.pocket import Pocket
     from expunge.benchmarks.tofu import Tofu
     from expunge.data.dataset import Dataset
-    from expunge.recipe import recipe
+    from expunge.recipes import recipe
     from expunge.run import attack, evaluate, load, report, unlearn
 
 

@@ -53,6 +53,12 @@ def test_an_interrupt_leaves_no_artifact_and_the_next_try_goes_on(tmp_path):
         assert not (folder / "half").exists(), "nothing of an unfinished run of other inputs is used"
 
 
+def test_a_failure_before_anything_was_done_leaves_nothing_at_all(tmp_path):
+    with pytest.raises(ValueError), store.workspace(tmp_path / "run", "a"):
+        raise ValueError
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_a_message_and_leaves_no_artifact(tmp_path, code):
     out = tmp_path / "run"

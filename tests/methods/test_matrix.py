@@ -7,7 +7,7 @@ from expunge.data.batching import collate
 from expunge.data.tokenize import Encoded
 from expunge.models.language_model import TransformerLM
 from expunge.models.logprobs import answer_rows
-from expunge.recipe import recipe
+from expunge.recipes import recipe
 from expunge.train.feed import Feed, Rows
 from expunge.train.loop import train
 from expunge.types import Example, Prompt

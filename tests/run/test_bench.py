@@ -7,9 +7,9 @@ import pytest
 
 from expunge.benchmarks.pocket import Pocket
 from expunge.errors import DataError
-from expunge.report.page import write_comparison, write_report
-from expunge.report.view import read_run
-from expunge.report.words import guard_verdicts, limits
+from expunge.reports.page import write_comparison, write_report
+from expunge.reports.view import read_run
+from expunge.reports.words import guard_verdicts, limits
 from expunge.run import attack, evaluate, measure
 from expunge.run.bench import Models, preset, run_bench
 from expunge.run.build import build_pocket, refuse_missed

@@ -3,7 +3,7 @@
 import pytest
 
 from expunge.errors import ConfigError
-from expunge.recipe import RECIPES, preset_names, read_recipe, recipe
+from expunge.recipes import RECIPES, preset_names, read_recipe, recipe
 
 
 def test_a_method_string_names_one_value_per_axis_in_any_order():

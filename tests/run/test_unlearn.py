@@ -8,7 +8,7 @@ import torch
 
 from expunge.data.dataset import Dataset, Record
 from expunge.errors import ConfigError, DataError, ModelError, StorageError
-from expunge.recipe import recipe
+from expunge.recipes import recipe
 from expunge.run import load, unlearn
 from expunge.types import Example, GenerationParams, Prompt
 

@@ -15,8 +15,8 @@ from expunge.benchmarks.pocket import Pocket
 from expunge.metrics.accuracy import is_accurate
 from expunge.metrics.forget_quality import forget_quality
 from expunge.metrics.intervals import wilson
-from expunge.report.view import read_run
-from expunge.report.words import guard_verdicts
+from expunge.reports.view import read_run
+from expunge.reports.words import guard_verdicts
 from expunge.run import load, measure
 from expunge.run.bench import Models, preset, run_bench
 from expunge.run.build import build_pocket

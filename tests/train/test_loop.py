@@ -12,7 +12,7 @@ import torch
 
 from expunge.errors import ConfigError, TrainingError
 from expunge.models.language_model import TransformerLM
-from expunge.recipe import TrainSettings, recipe
+from expunge.recipes import TrainSettings, recipe
 from expunge.train import checkpoint
 from expunge.train.feed import Feed
 from expunge.train.loop import rate, train
@@ -89,7 +89,7 @@ torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 from expunge import run
 from expunge.data.dataset import Dataset
-from expunge.recipe import recipe
+from expunge.recipes import recipe
 folder, out, slow = sys.argv[1:]
 data = Dataset.from_files(f"{folder}/forget.jsonl", f"{folder}/retain.jsonl")
 made = recipe("npo+nll", train={"learning_rate": 1e-2, "batch_size": 2, "max_steps": 30, "checkpoint_every": 5})

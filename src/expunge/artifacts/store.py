@@ -45,8 +45,8 @@ def finished(out: Path, inputs: str) -> bool:
 
 @contextmanager
 def workspace(out: Path, inputs: str) -> Generator[Path]:
-    """A folder to build `out` in. Leaving it normally renames it to `out`; leaving it by an exception keeps it for the next
-    try with the same inputs, and `out` does not exist. Raises StorageError when another process is at it, or the disk fails.
+    """A folder to build `out` in. Leaving it normally renames it to `out`; leaving it by an exception keeps what it holds for
+    the next try with the same inputs, and `out` does not exist. Raises StorageError when another process is at it, or the disk fails.
     """
     from filelock import FileLock, Timeout
 
@@ -71,6 +71,10 @@ def workspace(out: Path, inputs: str) -> Generator[Path]:
             if out.exists():
                 out.rmdir()  # empty: `finished` has refused anything else
             partial.rename(out)
+        except BaseException:
+            if partial.exists() and [*partial.iterdir()] == [mark]:
+                shutil.rmtree(partial)  # nothing was done yet that a next try could go on from
+            raise
         finally:
             lock.release()
             Path(lock.lock_file).unlink(missing_ok=True)

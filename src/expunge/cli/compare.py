@@ -28,11 +28,14 @@ def compare(
 ) -> None:
     """Put runs side by side: forgetting, utility, every part, attacks, cost."""
     from expunge.cli import show
-    from expunge.report.page import table_rows, write_comparison
-    from expunge.report.view import read_run, same_yardstick
-    from expunge.report.words import guard_verdicts, number
+    from expunge.reports.page import table_rows, write_comparison
+    from expunge.reports.view import read_run, same_yardstick
+    from expunge.reports.words import guard_verdicts, number
 
     folders = [folder for folder in runs if (folder / "manifest.json").is_file()] or runs
+    for other in runs:
+        if other not in folders and not other.is_file():  # `runs/*` also names pages
+            show.tell(f"left out, not a finished run: {other}")
     views = [read_run(folder) for folder in folders]
     same_yardstick(views)
     columns, rows = table_rows(views)

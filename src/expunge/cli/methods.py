@@ -35,7 +35,7 @@ def methods(
             entry["summary"],
         )
     output.print(table)
-    from expunge.recipe import ALIASES, preset_names
+    from expunge.recipes import ALIASES, preset_names
 
     output.print(
         f"\nJoin names with '+', one per axis: [bold]npo+nll+gru+lora[/bold]. Short for: {', '.join(f'{k} = {v}' for k, v in ALIASES.items())}."
@@ -47,7 +47,7 @@ def methods(
 def list_methods() -> list[dict[str, Any]]:
     """Every value of every axis as plain facts. Reads the files' text; imports none of them."""
     from expunge import catalog
-    from expunge.recipe import GUARD_AXES, TRAINING_AXES
+    from expunge.recipes import GUARD_AXES, TRAINING_AXES
 
     kinds = {"objective": "training", "action": "guard"}
     found = []

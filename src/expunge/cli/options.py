@@ -8,7 +8,7 @@ import typer
 from expunge.errors import ConfigError, did_you_mean
 
 BENCHMARKS = {
-    "pocket": "a world's folder, made by `expunge pocket --out FOLDER`.",
+    "pocket": "a world's folder. `expunge pocket` builds one, or finds the one that `expunge bench pocket` built, and says where it is.",
     "tofu": "a folder of TOFU's JSONL files, or a hub id such as locuslab/TOFU.",
 }
 """Name, and what its --data is."""

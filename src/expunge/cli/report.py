@@ -17,7 +17,7 @@ def report(
 ) -> None:
     """Write report.html in the run folder: what was asked, claim, yardstick, figures, plots, answers, costs, limits."""
     from expunge.cli import show
-    from expunge.report.page import write_report
+    from expunge.reports.page import write_report
 
     page = write_report(run, beside or [])
     if as_json:

@@ -63,7 +63,7 @@ def unlearn(
     from expunge.cli.options import golds, open_benchmark
     from expunge.data.dataset import Dataset, read_rows
     from expunge.errors import ConfigError
-    from expunge.recipe import read_recipe
+    from expunge.recipes import read_recipe
 
     if (method is None) == (recipe is None):
         raise ConfigError(

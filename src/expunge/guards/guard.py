@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge import catalog
-from expunge.recipe import Recipe, catalog_name
+from expunge.recipes import Recipe, catalog_name
 from expunge.types import Example, Generation, GenerationParams, Prompt, Score
 
 if TYPE_CHECKING:

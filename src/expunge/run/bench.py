@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from expunge.errors import ConfigError
-from expunge.recipe import Recipe, read_recipe
+from expunge.recipes import Recipe, read_recipe
 from expunge.run.workers import free_cores, run_jobs
 from expunge.types import Seed
 
@@ -127,7 +127,7 @@ class Models(NamedTuple):
 
 def preset(family: str, name: str, seed: int) -> Recipe:
     """`<family>-<name>` of the presets, or a method string with the training settings of `<family>-npo`."""
-    from expunge.recipe import RECIPES, recipe
+    from expunge.recipes import RECIPES, recipe
 
     seed = Seed(seed).child("recipe").number % 2**31
     if (RECIPES / f"{family}-{name}.yaml").is_file():
@@ -163,7 +163,7 @@ def run_bench(
     tell: Tell = lambda what: None,
 ) -> Path:
     """Unlearn, evaluate and attack with each recipe, side by side, and write one report over all of them."""
-    from expunge.report.page import write_comparison
+    from expunge.reports.page import write_comparison
 
     begin = time.perf_counter()
     tell(f"{len(recipes)} methods on {spec[0]}")

@@ -20,7 +20,7 @@ from expunge.config import Settings
 from expunge.data.dataset import Record
 from expunge.errors import ConfigError, DataError, did_you_mean
 from expunge.models.fresh import FreshModel, train_tokenizer
-from expunge.recipe import Recipe, TrainSettings, recipe
+from expunge.recipes import Recipe, TrainSettings, recipe
 from expunge.run import measure, model_hash
 from expunge.run.workers import free_cores, run_jobs
 from expunge.types import Seed

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_files, hash_of, new_manifest, read_manifest
 from expunge.errors import ConfigError, DataError, ModelError
-from expunge.recipe import Recipe, read_recipe
-from expunge.recipe import recipe as build_recipe
+from expunge.recipes import Recipe, read_recipe
+from expunge.recipes import recipe as build_recipe
 from expunge.types import LanguageModel
 
 if TYPE_CHECKING:

@@ -147,6 +147,6 @@ def _keep(run: str | Path, name: str, result: dict[str, Any]) -> None:
 
 def report(run: str | Path) -> Path:
     """Write `report.html` in a run folder: one self-contained page. Returns its path."""
-    from expunge.report.page import write_report
+    from expunge.reports.page import write_report
 
     return write_report(Path(run))

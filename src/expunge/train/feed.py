@@ -12,7 +12,7 @@ from expunge.data.batching import Step, collate, plan_steps
 from expunge.data.tokenize import Encoded
 from expunge.models.logprobs import AnswerRows, answer_rows, token_logp
 from expunge.models.reference import Reference
-from expunge.recipe import Recipe
+from expunge.recipes import Recipe
 from expunge.types import Seed, Streams, TokenView
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from expunge.data.batching import Step
 from expunge.errors import ConfigError, TrainingError
-from expunge.recipe import Recipe, TrainSettings
+from expunge.recipes import Recipe, TrainSettings
 from expunge.train import checkpoint
 from expunge.train.feed import Feed
 from expunge.types import Streams

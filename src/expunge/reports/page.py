@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.artifacts.store import write_text
-from expunge.report import plots, words
-from expunge.report.view import RunView, read_run, same_yardstick
+from expunge.reports import plots, words
+from expunge.reports.view import RunView, read_run, same_yardstick
 from expunge.types import CLAIMS
 
 SHOWN_ANSWERS = 8

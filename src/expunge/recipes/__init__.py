@@ -1,7 +1,7 @@
 """A full choice: a value and numbers on every axis of a training method, or a guard and its settings.
 
 `npo+nll+gru` names one value per axis in any order; `Recipe` holds the objects themselves, so what is written in the manifest
-is what ran. Presets are YAML files in `recipes/`; the numbers in them carry their source.
+is what ran. Presets are the YAML files beside this one; the numbers in them carry their source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TRAINING_AXES = ("objective", "weighting", "retain", "gradient", "adapter", "pro
 GUARD_AXES = ("action", "detector")
 ALIASES = {"graddiff": "ga+nll", "idk": "imitate+nll"}
 """Names that the field uses for a combination."""
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent
 
 
 class TrainSettings(Settings):
@@ -156,7 +156,7 @@ def recipe(method: str, **settings: Any) -> Recipe:
 
 
 def read_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
-    """A preset of `recipes/`, a YAML file, or a method string, with `--set` overrides on top."""
+    """A preset, a YAML file, or a method string, with `--set` overrides on top."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     values = read_yaml(path) if path.is_file() or name.endswith((".yaml", ".yml")) else {"method": name}
     if "method" not in values:

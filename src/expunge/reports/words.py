@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from expunge.report.view import RunView
+from expunge.reports.view import RunView
 
 COLUMNS = (
     (
