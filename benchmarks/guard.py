@@ -56,7 +56,7 @@ def main() -> None:
                 plain, guarded, ratio = paired(
                     lambda p=prompts, m=lm: m.generate(p, params),
                     lambda p=prompts, g=guard: g.generate(p, params),
-                    rounds if lm is pocket else max(3, rounds // 4),
+                    rounds if lm is pocket else max(3, rounds // 2),
                 )
                 print(
                     f"{size}, batch {batch:2d}, {what}: unguarded {1e3 * plain:.0f} ms, guarded {1e3 * guarded:.0f} ms: "

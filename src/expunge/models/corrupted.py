@@ -86,19 +86,19 @@ def corrupted_inputs(
             in_fed = in_prompt[:, first : first + count]
             in_fed = np.pad(in_fed, ((0, 0), (0, count - in_fed.shape[1]))).repeat(copies, 0)
             found = in_fed.ravel().nonzero()[0].tolist()
-        written = range(max(first, width), first + count)
-        if not written:
+        start = max(width - first, 0)
+        if start >= count:
             return found
-        tokens = fed.tolist()
-        for row in range(rows):
-            if masks[row // copies] is None:
+        for line, tokens in enumerate(fed[:, start:].tolist()):
+            if masks[line // copies] is None:
                 continue
-            for i in written:
-                hit = verdicts[tokens[row][i - first]]
+            for at, token in enumerate(tokens, start):
+                hit = verdicts[token]
                 if hit is None:
-                    hit = corruption.written_mask(history[row, width : i + 1].tolist(), i - width)[0]
+                    written = history[line, width : first + at + 1].tolist()
+                    hit = corruption.written_mask(written, len(written) - 1)[0]
                 if hit:
-                    found.append(row * count + i - first)
+                    found.append(line * count + at)
         return found
 
     @functools.wraps(prepare)

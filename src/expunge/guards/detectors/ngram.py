@@ -123,11 +123,13 @@ class FittedNgram:
 
     def _window_score(self, text: str) -> float:
         total = square = 0.0
+        weights = self.weights
         for gram, count in Counter(ngrams(text)).items():
-            found = self.weights.get(gram)
-            if found:
-                value = found[0] if count == 1 else (1 + math.log(count)) * found[0]
-                total += value * found[1]
+            if gram in weights:
+                value, coefficient = weights[gram]
+                if count > 1:
+                    value *= 1 + math.log(count)
+                total += value * coefficient
                 square += value * value
         logit = self.intercept + (total / math.sqrt(square) if square else 0.0)
         return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
