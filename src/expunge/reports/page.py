@@ -72,6 +72,7 @@ def _write(runs: list[RunView], out: Path, detailed: int) -> Path:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["plain"] = lambda value: f"{value:.4g}" if isinstance(value, float) else value
     columns, rows = table_rows(runs)
     first = runs[0]
     page = environment.get_template("page.html.j2").render(
@@ -146,7 +147,7 @@ def _section(run: RunView) -> dict[str, Any]:
         "limits": words.limits(run),
         "figures": sorted(evaluation["figures"].items()),
         "trajectory": plots.trajectory(
-            run.trajectory, manifest["chosen_step"], run.value("forget_quality/ks_distance", "floor"), {}
+            run.trajectory, manifest["chosen_step"], run.value("forget_quality/ks_distance", "floor")
         )
         if len(run.trajectory) > 1
         else "",

@@ -15,9 +15,7 @@ MARKERS = "oDv^P*"
 """Methods take the colours in turn, and another marker each time the colours are through."""
 
 
-def trajectory(
-    points: Sequence[Mapping[str, Any]], chosen: int, floor: float | None, target: Mapping[str, float | None]
-) -> str:
+def trajectory(points: Sequence[Mapping[str, Any]], chosen: int, floor: float | None) -> str:
     """Forgetting and utility over the steps: KS distance to the gold and answers given, both on the reporting half."""
     steps = [point["step"] for point in points]
     figure, axes = _figure(8.2, 2.9, columns=2)
