@@ -15,6 +15,7 @@ from torch import Tensor
 
 from expunge.data.batching import by_length, collate
 from expunge.data.tokenize import Encoded
+from expunge.errors import ModelError
 from expunge.models.logprobs import AnswerRows, answer_rows
 from expunge.types import TokenView
 
@@ -83,7 +84,7 @@ class Reference:
 def frozen_head(model: PreTrainedModel, seen: AnswerRows) -> torch.nn.Module:
     """A copy of the output head that gives the model's own logits, with whatever the architecture does after the head.
 
-    The copy is checked against `seen`; an architecture whose logits it cannot reproduce is a bug here, never a silent drift.
+    The copy is checked against `seen`; an architecture whose logits it cannot reproduce is refused, never a silent drift. Raises ModelError.
     """
     head = copy.deepcopy(model.get_output_embeddings()).requires_grad_(False)
     head._forward_pre_hooks.clear()
@@ -91,8 +92,10 @@ def frozen_head(model: PreTrainedModel, seen: AnswerRows) -> torch.nn.Module:
     after = _AfterHead(head, getattr(config, "final_logit_softcapping", None), _logit_scale(config))
     error = (after(seen.hidden).float() - seen.logits).abs().max()
     if error > 1e-3 * seen.logits.abs().max():
-        raise NotImplementedError(
-            f"the logits of {type(model).__name__} are not its head's output times a scale (error {error:.2g})"
+        raise ModelError(
+            f"the logits of {type(model).__name__} are not its output head's times a scale (error {error:.2g}), so what the starting\n"
+            "model says about whole vocabularies cannot be kept without a second model. Use a method that needs only log-probabilities\n"
+            "of it, for example the retain term 'nll' instead of 'kl'."
         )
     return after
 
