@@ -178,6 +178,7 @@ class TokenView:
     """
 
     logp: Tensor  # [answer] log p of the given token, nats
+    targets: Tensor  # [answer] the given tokens
     row: Tensor  # [answer] the sequence each token belongs to
     length: Tensor  # [batch] answer tokens per sequence
     step_rows: int
@@ -189,6 +190,12 @@ class TokenView:
     ref_logp: Tensor = None  # ty: ignore[invalid-assignment]  # [batch] sum of log p under the reference
     ref_token_logp: Tensor = None  # ty: ignore[invalid-assignment]  # [answer]
     ref_logits: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, vocab]
+
+    @property
+    def position(self) -> Tensor:
+        """[answer] the place of each token in its answer, from 0."""
+        first = self.length.cumsum(0) - self.length  # [batch]
+        return self.row.new_ones(len(self.row)).cumsum(0) - 1 - first[self.row]
 
     def sequence_sum(self, x: Tensor) -> Tensor:
         """[answer] to [batch]."""
@@ -241,6 +248,10 @@ class Weighting(Protocol):
 
 
 class RetainTerm(Protocol):
+    """What is held. A term whose weight adapts also has `multiplier(memory) -> float`, read before each step, and
+    `learn(loss, memory)`, told the whole step's loss after it.
+    """
+
     needs: frozenset[str]
 
     def __call__(self, view: TokenView) -> Tensor: ...

@@ -10,6 +10,9 @@ class Case(NamedTuple):
     settings: dict[str, Any] = {}
     lowers: bool = True
     """Whether a few steps lower the log-probability of the forget answers (imitation only crowds them out)."""
+    knows: bool = False
+    """Whether gradients are compared on a model that knows its rows: self-distillation on an ignorant one is a difference of
+    almost equal distributions, and only rounding would be compared."""
 
 
 CASES = (
@@ -26,6 +29,18 @@ CASES = (
     Case("simnpo+nll"),
     Case("dpo+nll"),
     Case("imitate+nll", lowers=False),
+    Case("ga+simimp"),
+    Case("ga+tnpo"),
+    Case("ga+wtnpo+nll"),
+    Case("undial", knows=True),
+    Case("undial+nll"),
+    Case("ceu", knows=True),
+    Case("ihl+nll"),
+    Case("flatten+primal_dual", {"retain": {"limit": 0.5}}),
+    Case("flat", {"objective": {"divergence": "kl"}}),
+    Case("flat", {"objective": {"divergence": "tv"}}),
+    Case("flat", {"objective": {"divergence": "js"}}),
+    Case("flat", {"objective": {"divergence": "pearson"}}),
     Case("ga+lora", {"adapter": {"rank": 4}}),
 )
 """Objective, weighting, retain term, gradient rule and adapter: each value stands in at least one row."""

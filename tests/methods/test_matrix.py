@@ -88,7 +88,9 @@ def step_gradient(model, feed, made):
     return kept["gradient"], entry
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.method)
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: " ".join([case.method, *case.settings.get("objective", {}).values()])
+)
 class TestEveryMethod:
     def test_a_few_steps_do_what_it_is_for(self, tokenizer, case, knowing):
         model, lm, rows, made = start(tokenizer, case, knowing)
@@ -109,18 +111,18 @@ class TestEveryMethod:
             found.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
         assert torch.equal(*found)
 
-    def test_micro_batches_do_not_change_the_gradient_of_a_step(self, tokenizer, case):
+    def test_micro_batches_do_not_change_the_gradient_of_a_step(self, tokenizer, case, knowing):
         """C14 and C31: one row at a time, two, or all four at once."""
         found = []
         for size in (1, 2, 4):
-            model, _, rows, made = start(tokenizer, case)
+            model, _, rows, made = start(tokenizer, case, knowing if case.knows else None)
             made = made.model_copy(update={"train": made.train.model_copy(update={"micro_batch": size})})
             found.append(step_gradient(model, Feed(model, made, rows, 0), made))
         for gradient, entry in found[1:]:
             assert torch.allclose(gradient, found[0][0], rtol=1e-4, atol=1e-6 * found[0][0].abs().max())
             assert entry["gradient_norm"] == pytest.approx(found[0][1]["gradient_norm"], rel=1e-4)
 
-    def test_padding_does_not_change_the_gradient(self, tokenizer, case, monkeypatch):
+    def test_padding_does_not_change_the_gradient(self, tokenizer, case, knowing, monkeypatch):
         """C13: seven more columns of padding."""
         import expunge.train.feed as feed_module
 
@@ -132,34 +134,34 @@ class TestEveryMethod:
             ]
             return type(batch)(*wide)
 
-        model, _, rows, made = start(tokenizer, case)
+        model, _, rows, made = start(tokenizer, case, knowing if case.knows else None)
         plain, _ = step_gradient(model, Feed(model, made, rows, 0), made)
-        model, _, rows, made = start(tokenizer, case)
+        model, _, rows, made = start(tokenizer, case, knowing if case.knows else None)
         monkeypatch.setattr(feed_module, "collate", padded)
         wide, _ = step_gradient(model, Feed(model, made, rows, 0), made)
         assert torch.allclose(wide, plain, rtol=1e-4, atol=1e-6 * plain.abs().max())
 
-    def test_what_stands_under_the_padding_does_not_matter(self, tokenizer, case):
+    def test_what_stands_under_the_padding_does_not_matter(self, tokenizer, case, knowing):
         """C15: another padding id, even eos, gives the same gradient bit for bit."""
         found = []
         for pad_id in (0, 2, 77):
-            model, _, rows, made = start(tokenizer, case)
+            model, _, rows, made = start(tokenizer, case, knowing if case.knows else None)
             found.append(step_gradient(model, Feed(model, made, rows, pad_id), made)[0])
         assert torch.equal(found[0], found[1])
         assert torch.equal(found[0], found[2])
 
-    def test_adding_a_constant_to_all_logits_changes_nothing(self, tokenizer, case, monkeypatch):
+    def test_adding_a_constant_to_all_logits_changes_nothing(self, tokenizer, case, knowing, monkeypatch):
         """C32."""
         import expunge.train.feed as feed_module
 
-        model, _, rows, made = start(tokenizer, case)
+        model, _, rows, made = start(tokenizer, case, knowing if case.knows else None)
         plain, before = step_gradient(model, Feed(model, made, rows, 0), made)
 
         def shifted(model, batch):
             seen = answer_rows(model, batch)
             return seen._replace(logits=seen.logits + 13.5)
 
-        model, _, rows, made = start(tokenizer, case)
+        model, _, rows, made = start(tokenizer, case, knowing if case.knows else None)
         feed = Feed(model, made, rows, 0)
         monkeypatch.setattr(feed_module, "answer_rows", shifted)
         moved, after = step_gradient(model, feed, made)

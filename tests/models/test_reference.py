@@ -23,7 +23,7 @@ def rows(lm):
 
 def view_of(model, rows, keys):
     seen = answer_rows(model, collate([rows[key] for key in keys], 0))
-    return seen, TokenView(seen.logp, seen.row, seen.length, len(keys), len(seen.logits))
+    return seen, TokenView(seen.logp, seen.targets, seen.row, seen.length, len(keys), len(seen.logits))
 
 
 @torch.no_grad()

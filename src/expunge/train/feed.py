@@ -109,6 +109,7 @@ class Feed:
         tokens = slice(before, before + inside)
         view = TokenView(
             logp=token_logp(seen.logits[tokens], seen.targets[tokens]),
+            targets=seen.targets[tokens],
             row=seen.row[tokens] - first,
             length=seen.length[first : first + count],
             step_rows=len(step_keys),

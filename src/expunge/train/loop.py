@@ -122,7 +122,12 @@ class _Run:
             group["lr"] = self.settings.learning_rate * rate(self.done, len(self.feed.steps), self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         entry: dict[str, Any] = {"step": self.done + 1, "learning_rate": self.optimiser.param_groups[0]["lr"]}
-        rule, axes, weight = self.recipe.axes["gradient"], self.recipe.axes, self.recipe.retain_weight
+        rule, axes = self.recipe.axes["gradient"], self.recipe.axes
+        weight, adaptive = self.recipe.retain_weight, None
+        if "retain" in axes and hasattr(axes["retain"], "multiplier"):
+            adaptive = axes["retain"]
+            weight = weight * adaptive.multiplier(self.memory)
+            entry["multiplier"] = weight
         forget, retain = self.feed.forget_streams, ["retain"] if "retain" in axes else []
         if rule.separate:
             entry["forget_loss"] = self._backward(step, forget, self._forget_loss, self.recipe.forget_weight)
@@ -135,16 +140,18 @@ class _Run:
             for parameter, g, r in zip(self.parameters, pull, hold, strict=True):
                 parameter.grad = g.add_(r, alpha=weight)
         else:
-            self._losses(step, forget, retain, entry)
+            self._losses(step, forget, retain, weight, entry)
         entry["gradient_norm"] = float(
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
         )
         self._refuse_explosion(entry)
         self.optimiser.step()
+        if adaptive:
+            adaptive.learn(entry["retain_loss"], self.memory)
         return entry
 
     def _losses(
-        self, step: Step, forget: Sequence[str], retain: Sequence[str], entry: dict[str, Any]
+        self, step: Step, forget: Sequence[str], retain: Sequence[str], weight: float, entry: dict[str, Any]
     ) -> None:
         """Both gradients in one forward and one backward per micro-batch."""
         entry |= ({"forget_loss": 0.0} if forget else {}) | ({"retain_loss": 0.0} if retain else {})
@@ -158,7 +165,7 @@ class _Run:
             if retain:
                 retain_loss = self.recipe.axes["retain"](views.retain)
                 entry["retain_loss"] += float(retain_loss.detach())
-                loss = loss + self.recipe.retain_weight * retain_loss
+                loss = loss + weight * retain_loss
             loss.backward()
 
     def _backward(
