@@ -45,6 +45,7 @@ PAPERS = (
     "methods/weighting",
     "methods/retain",
     "methods/gradients",
+    "methods/selection",
     "methods/adapters",
     "methods/procedures",
     "guards/detectors",
@@ -120,7 +121,18 @@ def test_a_papers_file_imports_no_other_papers_file(folder):
 
 
 @pytest.mark.parametrize(
-    "axis", ["objective", "weighting", "retain", "gradient", "adapter", "procedure", "detector", "action"]
+    "axis",
+    [
+        "objective",
+        "weighting",
+        "retain",
+        "gradient",
+        "selection",
+        "adapter",
+        "procedure",
+        "detector",
+        "action",
+    ],
 )
 def test_every_method_says_what_it_needs_where_it_differs_and_when_it_fails(axis):
     for entry in catalog.entries(axis).values():
@@ -133,7 +145,7 @@ def test_every_method_says_what_it_needs_where_it_differs_and_when_it_fails(axis
 
 def test_every_training_value_stands_in_the_matrix_of_generic_checks():
     used = {part for case in CASES for part in case.method.split("+")}
-    for axis in ("objective", "weighting", "retain", "adapter"):
+    for axis in ("objective", "weighting", "retain", "selection", "adapter"):
         assert set(catalog.entries(axis)) <= used, axis
     assert "gru" in used
 
@@ -142,7 +154,16 @@ def test_every_method_has_a_preset():
     used = {
         catalog_name for path in RECIPES.glob("*.yaml") for catalog_name in _names(read_recipe(path.stem))
     }
-    for axis in ("objective", "weighting", "retain", "gradient", "adapter", "procedure", "action"):
+    for axis in (
+        "objective",
+        "weighting",
+        "retain",
+        "gradient",
+        "selection",
+        "adapter",
+        "procedure",
+        "action",
+    ):
         assert set(catalog.entries(axis)) <= used, axis
 
 

@@ -19,6 +19,7 @@ AXES = {
     "weighting": "methods/weighting",
     "retain": "methods/retain",
     "gradient": "methods/gradients",
+    "selection": "methods/selection",
     "adapter": "methods/adapters",
     "procedure": "methods/procedures",
     "detector": "guards/detectors",

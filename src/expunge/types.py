@@ -257,6 +257,24 @@ class RetainTerm(Protocol):
     def __call__(self, view: TokenView) -> Tensor: ...
 
 
+class ParameterView(NamedTuple):
+    """One tensor of the model as a selection sees it; gradients are there only where its `needs` name them."""
+
+    weight: Tensor
+    forget: Tensor = None  # ty: ignore[invalid-assignment]  # mean gradient of -log p of the forget answers
+    retain: Tensor = None  # ty: ignore[invalid-assignment]  # the same of the retain answers
+    batches: int = 1
+    """Batches that the gradients were taken over: their sum is the mean times this."""
+    seed: int = 0
+    """The tensor's own."""
+
+
+class Selection(Protocol):
+    """Which parameters move: either `takes(name) -> bool` by tensor, or the `share` with the largest `score`."""
+
+    needs: frozenset[str]
+
+
 class GradientRule(Protocol):
     """How the two pulls combine. `separate`: the rule needs both gradients of the whole step, not their sum."""
 

@@ -41,6 +41,12 @@ CASES = (
     Case("flat", {"objective": {"divergence": "tv"}}),
     Case("flat", {"objective": {"divergence": "js"}}),
     Case("flat", {"objective": {"divergence": "pearson"}}),
+    Case("ga+layers", {"selection": {"patterns": ["mlp"]}}),
+    Case("npo+nll+wagle", {"selection": {"share": 0.5}}),
+    Case("npo+nll+gru+wagle", {"selection": {"share": 0.5}}),
+    Case("ga+nll+snip", {"selection": {"share": 0.3}}),
+    Case("ga+magnitude", {"selection": {"share": 0.3}}),
+    Case("ga+random", {"selection": {"share": 0.3}}),
     Case("ga+lora", {"adapter": {"rank": 4}}),
 )
 """Objective, weighting, retain term, gradient rule and adapter: each value stands in at least one row."""

@@ -52,7 +52,9 @@ def test_learning_rates_follow_warmup_and_schedule():
     assert rate(5, 10, cosine) == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
 
 
-@pytest.mark.parametrize("method", ["npo+nll+gru", "npo+kl", "dpo+nll"])
+@pytest.mark.parametrize(
+    "method", ["npo+nll+gru", "npo+kl", "dpo+nll", "flatten+primal_dual", "npo+nll+wagle"]
+)
 def test_a_run_cut_short_resumes_to_the_same_bytes(tokenizer, tmp_path, method, monkeypatch):
     straight, whole = run(tokenizer, tmp_path / "a", method)
     done = []

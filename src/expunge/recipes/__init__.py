@@ -16,7 +16,7 @@ from expunge import catalog
 from expunge.config import Settings, apply_overrides, read_yaml
 from expunge.errors import ConfigError, did_you_mean
 
-TRAINING_AXES = ("objective", "weighting", "retain", "gradient", "adapter", "procedure")
+TRAINING_AXES = ("objective", "weighting", "retain", "gradient", "selection", "adapter", "procedure")
 GUARD_AXES = ("action", "detector")
 ALIASES = {"graddiff": "ga+nll", "idk": "imitate+nll", "simsat": "wga", "pdu": "flatten+primal_dual"}
 """Names that the field uses for a combination."""
@@ -220,6 +220,11 @@ def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
                 f"method '{method}': '{parts['procedure']['name']}' never sees the forget set, so it takes no {extra[0]}."
             )
         parts.setdefault("retain", {"name": "nll"})
+    if "selection" in parts and "adapter" in parts:
+        raise ConfigError(
+            f"method '{method}': '{parts['selection']['name']}' picks among the model's own weights, and '{parts['adapter']['name']}' freezes them all.\n"
+            "Take one of the two; which layers get an adapter is said by adapter.targets."
+        )
     if "weighting" in parts and not catalog.load("objective", parts["objective"]["name"]).weighted:
         raise ConfigError(
             f"method '{method}': '{parts['objective']['name']}' takes no token weights: its own link already weighs by probability,\n"

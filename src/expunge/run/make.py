@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_files, hash_of, new_manifest, read_manifest
 from expunge.errors import ConfigError, DataError, ModelError
-from expunge.recipes import Recipe, read_recipe
+from expunge.recipes import Recipe, catalog_name, read_recipe
 from expunge.recipes import recipe as build_recipe
 from expunge.types import LanguageModel
 
@@ -235,6 +235,7 @@ def _train(
         "steps": outcome.steps,
         "chosen_step": outcome.chosen_step,
         "level_reached": outcome.level_reached,
+        "trained_share": outcome.trained_share,
         "reference_cache_mib": round(feed.reference_bytes / 2**20, 3),
     }
 
@@ -285,8 +286,9 @@ def _refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
             "Give question-answer pairs or texts, or use a guard:  --method eco --set detector.name=names"
         )
     if "retain" in recipe.needs and not data.retain:
+        who = next(axis for axis, part in recipe.axes.items() if "retain" in getattr(part, "needs", ()))
         raise DataError(
-            f"method '{recipe.method}' needs retain rows, and none were given. Add --retain FILE, or drop '{recipe.axes['retain'].__class__.__name__.lower()}'."
+            f"method '{recipe.method}' needs retain rows, and none were given. Add --retain FILE, or drop '{catalog_name(recipe.axes[who])}'."
         )
 
 

@@ -20,7 +20,7 @@ class State:
     step: int = 0
     """Optimiser steps done."""
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """Groups by name: "weights", "optimiser", "memory" (of the gradient rule), "chosen" (the selected weights, if any)."""
+    """Groups by name: "weights", "optimiser", "memory" (of the gradient rule and the retain term), "masks" (what was selected), "chosen" (the selected weights, if any)."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Everything else, as JSON: the trace so far, the chosen step."""
 

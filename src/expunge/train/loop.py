@@ -21,6 +21,7 @@ from expunge.errors import ConfigError, TrainingError
 from expunge.recipes import Recipe, TrainSettings
 from expunge.train import checkpoint
 from expunge.train.feed import Feed
+from expunge.train.selection import freeze_unnamed, select, unpack
 from expunge.types import Streams
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Outcome:
     """The step whose weights the model now has."""
     level_reached: bool | None
     """Whether `select: level` found its step; None for `select: last`."""
+    trained_share: float
+    """Share of the model's weights that could move."""
     trace: list[dict[str, Any]]
     """One entry a step: losses, gradient norm, learning rate; probe results where there are any."""
 
@@ -68,6 +71,9 @@ class _Run:
         self.model, self.feed, self.recipe, self.probe = model, feed, recipe, probe
         self.settings: TrainSettings = recipe.train
         self.checkpoint = folder / "checkpoint" if folder else None
+        selection = recipe.axes.get("selection")
+        if selection and hasattr(selection, "takes"):
+            freeze_unnamed(model, selection)
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = list(self.weights.values())
         self.optimiser = torch.optim.AdamW(
@@ -78,12 +84,19 @@ class _Run:
             fused=True,
         )
         self.memory: dict[str, Tensor] = {}
+        self.masks: dict[str, Tensor] = {}
         self.chosen: dict[str, Tensor] = {}
         self.chosen_step, self.chosen_utility = 0, -math.inf
         self.done = 0
         self.trace: list[dict[str, Any]] = []
         if self.checkpoint and (state := checkpoint.load(self.checkpoint)):
             self._restore(state)
+        elif selection and not hasattr(selection, "takes"):
+            self.masks = select(selection, self.weights, feed)
+        if (
+            self.masks
+        ):  # decay moves every weight that the optimiser holds, so the loop applies it to the selected ones
+            self.optimiser.param_groups[0]["weight_decay"] = 0.0
 
     def finish(self, progress: Callable[[int, int], None]) -> Outcome:
         total = len(self.feed.steps)
@@ -115,7 +128,8 @@ class _Run:
         reached = bool(self.chosen) if self.settings.select == "level" else None
         if self.chosen:
             self._put(self.chosen)
-        return Outcome(self.done, self.chosen_step if self.chosen else self.done, reached, self.trace)
+        step = self.chosen_step if self.chosen else self.done
+        return Outcome(self.done, step, reached, self.trained_share, self.trace)
 
     def _step(self, step: Step) -> dict[str, Any]:
         for group in self.optimiser.param_groups:
@@ -132,19 +146,23 @@ class _Run:
         if rule.separate:
             entry["forget_loss"] = self._backward(step, forget, self._forget_loss, self.recipe.forget_weight)
             pull = self._take_gradients()
+            self._mask(pull)
             entry["retain_loss"] = self._backward(
                 step, retain, lambda views: axes["retain"](views.retain), 1.0
             )
             hold = self._take_gradients()
+            self._mask(hold)
             entry |= rule.combine(pull, hold, self.memory)
             for parameter, g, r in zip(self.parameters, pull, hold, strict=True):
                 parameter.grad = g.add_(r, alpha=weight)
         else:
             self._losses(step, forget, retain, weight, entry)
+            self._mask([parameter.grad for parameter in self.parameters])
         entry["gradient_norm"] = float(
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
         )
         self._refuse_explosion(entry)
+        self._decay()
         self.optimiser.step()
         if adaptive:
             adaptive.learn(entry["retain_loss"], self.memory)
@@ -190,6 +208,30 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         return gradients
 
+    def _mask(self, gradients: Sequence[Tensor | None]) -> None:
+        """Zero, in place, what belongs to weights that were not selected: before the gradient rule and before clipping."""
+        for name, gradient in zip(self.weights, gradients, strict=True) if self.masks else ():
+            if gradient is not None:
+                gradient.mul_(unpack(self.masks[name], gradient.shape))
+
+    def _decay(self) -> None:
+        """AdamW's weight decay, on selected weights alone."""
+        rate = self.optimiser.param_groups[0]["lr"] * self.settings.weight_decay
+        for name, packed in self.masks.items() if rate else ():
+            weight = self.weights[name].detach()
+            weight[unpack(packed, weight.shape)] *= 1 - rate
+
+    @property
+    def trained_share(self) -> float:
+        """Share of all the model's weights that the run may move."""
+        total = sum(parameter.numel() for parameter in self.model.parameters())
+        if not self.masks:
+            return sum(parameter.numel() for parameter in self.parameters) / total
+        return (
+            sum(int(unpack(packed, self.weights[name].shape).sum()) for name, packed in self.masks.items())
+            / total
+        )
+
     def _probe(self, step: int) -> dict[str, Any]:
         self.model.eval()
         assert self.probe is not None
@@ -231,9 +273,8 @@ class _Run:
         assert self.checkpoint is not None
         weights: dict[str, Tensor] = dict(self.weights)
         tensors = {"weights": weights, "optimiser": checkpoint.optimiser_tensors(self.optimiser)}
-        tensors |= {
-            name: group for name, group in (("memory", self.memory), ("chosen", self.chosen)) if group
-        }
+        groups = {"memory": self.memory, "masks": self.masks, "chosen": self.chosen}
+        tensors |= {name: group for name, group in groups.items() if group}
         checkpoint.save(
             self.checkpoint,
             checkpoint.State(
@@ -252,6 +293,9 @@ class _Run:
         checkpoint.restore_optimiser(self.optimiser, state.tensors["optimiser"])
         self.memory = {
             name: tensor.to(self.model.device) for name, tensor in state.tensors.get("memory", {}).items()
+        }
+        self.masks = {
+            name: tensor.to(self.model.device) for name, tensor in state.tensors.get("masks", {}).items()
         }
         self.chosen = state.tensors.get("chosen", {})
         if state.facts["chosen"]:

@@ -1,0 +1,146 @@
+"""Which parameters move: whole tensors by name, or single weights by score, in O(N) time and N/8 bytes beside the gradients.
+
+Weights that were not selected stay bit for bit as they are: their gradients are zero before the gradient rule sees them, Adam
+makes nothing of zeros, and weight decay is applied to the selected weights alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from expunge.data.batching import by_length, collate
+from expunge.data.tokenize import Encoded
+from expunge.errors import ConfigError
+from expunge.models.logprobs import answer_rows
+from expunge.train.feed import Feed
+from expunge.types import ParameterView
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Scores = Callable[[], Iterable[tuple[str, Tensor]]]
+"""Scores by tensor, >= 0; called once a pass, always in the same order."""
+
+
+def freeze_unnamed(model: PreTrainedModel, selection: Any) -> None:
+    """Take the gradient from every tensor that a selection by name leaves out. Raises ConfigError when none is left."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    taken = {name for name in names if selection.takes(name)}
+    if not taken:
+        raise ConfigError(
+            f"selection: no parameter matches {selection.patterns}.\nThis model has, for example: {', '.join(names[:: max(1, len(names) // 6)][:6])}"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in taken)
+
+
+def select(selection: Any, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, Tensor]:
+    """Packed masks by tensor of the `share` of all `weights` with the largest score; {} when all of them move."""
+    if selection.share == 1:
+        return {}
+    stream = feed.forget_streams[0]
+    rows = {
+        "forget": feed.rows.forget if stream == "forget" else [others[0] for others in feed.rows.alternates],
+        "retain": _sample(feed),
+    }
+    size = feed.micro_batch
+    gradients = {
+        name: mean_gradients(feed.model, weights, rows[name], feed.pad_id, size)
+        for name in ("forget", "retain")
+        if name in selection.needs
+    }
+    batches = math.ceil(len(feed.rows.forget) / size)
+
+    def scores() -> Iterable[tuple[str, Tensor]]:
+        for name, weight in weights.items():
+            own = {which: found[name] for which, found in gradients.items()}
+            seed = feed.seed.child("selection", name).number
+            with torch.no_grad():
+                yield name, selection.score(ParameterView(weight.detach(), batches=batches, seed=seed, **own))
+
+    return top_share(scores, selection.share)
+
+
+def _sample(feed: Feed) -> list[Encoded]:
+    """As many retain rows as there are forget rows, drawn by the run's seed; all of them where there are fewer."""
+    generator = torch.Generator().manual_seed(feed.seed.child("selection").number)
+    drawn = torch.randperm(len(feed.rows.retain), generator=generator)[: len(feed.rows.forget)]
+    return [feed.rows.retain[i] for i in drawn.tolist()]
+
+
+def mean_gradients(
+    model: PreTrainedModel, weights: Mapping[str, Tensor], rows: Sequence[Encoded], pad_id: int, size: int
+) -> dict[str, Tensor]:
+    """Gradients, by tensor, of the mean negative log-likelihood of all answer tokens of `rows`, in float32."""
+    model.eval()
+    total = sum(len(row.ids) - row.start for row in rows)
+    model.zero_grad(set_to_none=True)
+    longest = max(len(row.ids) for row in rows)
+    for near in by_length([len(row.ids) for row in rows], size * longest):
+        batch = collate([rows[i] for i in near], pad_id, device=model.device)
+        (-answer_rows(model, batch).logp.sum() / total).backward()
+    found = {
+        name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+        for name, weight in weights.items()
+    }
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def top_share(scores: Scores, share: float) -> dict[str, Tensor]:
+    """Packed masks of exactly floor(share * N) of all N scores: the largest, and the first ones among equals.
+
+    The bits of a float >= 0 are in the order of its value, so two histograms of them (the upper, then the lower half of the
+    bits) give the exact threshold without sorting anything.
+    """
+    count = sum(score.numel() for _, score in scores())
+    kept = int(share * count)
+    upper = torch.zeros(1 << 16, dtype=torch.int64)
+    for _, score in scores():
+        upper += torch.bincount((_bits(score) >> 15).cpu(), minlength=1 << 16)
+    edge, left = _edge(upper, kept)
+    lower = torch.zeros(1 << 15, dtype=torch.int64)
+    for _, score in scores():
+        bits = _bits(score)
+        lower += torch.bincount((bits[bits >> 15 == edge] & 0x7FFF).cpu(), minlength=1 << 15)
+    low, left = _edge(lower, left)
+    threshold = edge << 15 | low
+    masks = {}
+    for name, score in scores():
+        bits = _bits(score)
+        mask = bits > threshold
+        equal = (bits == threshold).nonzero()[:left, 0]
+        mask[equal] = True
+        left -= len(equal)
+        masks[name] = pack(mask)
+    return masks
+
+
+def _bits(score: Tensor) -> Tensor:
+    """[n] int32, in the order of the scores."""
+    return score.detach().float().abs().reshape(-1).view(torch.int32)
+
+
+def _edge(histogram: Tensor, kept: int) -> tuple[int, int]:
+    """The bin in which the `kept`-th largest entry lies, and how many of that bin are kept."""
+    above = histogram.flip(0).cumsum(0)
+    place = int((above < kept).sum()) if kept else 0
+    edge = len(histogram) - 1 - place
+    return edge, kept - int(above[place] - histogram[edge])
+
+
+def pack(mask: Tensor) -> Tensor:
+    """[n] bool to [ceil(n / 8)] uint8."""
+    padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -len(mask) % 8)).view(-1, 8)
+    return (padded << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(-1).to(torch.uint8)
+
+
+def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
+    """The mask back in the shape of its tensor, bool."""
+    bits = packed[:, None] >> torch.arange(8, dtype=torch.uint8, device=packed.device) & 1
+    return bits.view(-1)[: shape.numel()].view(shape).bool()
