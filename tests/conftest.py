@@ -54,6 +54,29 @@ def make_model(tokenizer, **changes):
     return LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
 
 
+FAMILIES = {
+    "qwen3_moe": dict(
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=8, num_key_value_heads=2
+    ),
+    "gemma2": dict(head_dim=8, num_key_value_heads=2, final_logit_softcapping=2.0, sliding_window=64),
+    "gpt_neox": {},
+}
+"""A mixture of experts, a model that caps its logits after the head, and one without grouped heads."""
+
+
+def make_family(family, tokenizer):
+    """A small model of another architecture, with random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = dict(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **small, **FAMILIES[family])
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
 @pytest.fixture
 def model(tokenizer):
     return make_model(tokenizer)

@@ -177,7 +177,7 @@ class TokenView:
     so that shares add up to the same loss however the step is cut into micro-batches.
     """
 
-    logp: Tensor  # [answer] log p of the given token, nats
+    logp: Tensor  # [answer] log p of the given token, nats; empty where only hidden states are needed
     targets: Tensor  # [answer] the given tokens
     row: Tensor  # [answer] the sequence each token belongs to
     length: Tensor  # [batch] answer tokens per sequence
@@ -190,6 +190,8 @@ class TokenView:
     ref_logp: Tensor = None  # ty: ignore[invalid-assignment]  # [batch] sum of log p under the reference
     ref_token_logp: Tensor = None  # ty: ignore[invalid-assignment]  # [answer]
     ref_logits: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, vocab]
+    hidden: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, hidden] after one block, at the answer tokens
+    ref_hidden: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, hidden]
 
     @property
     def position(self) -> Tensor:
@@ -230,7 +232,9 @@ class Streams(NamedTuple):
 
 
 class Objective(Protocol):
-    """The forget side of a training method. `needs`: "forget", "alternate", "logits", "ref_logp", "ref_tokens", "ref_logits"."""
+    """The forget side of a training method. `needs`: "forget", "alternate", "logits", "hidden", "ref_logp", "ref_tokens",
+    "ref_logits", "ref_hidden".
+    """
 
     needs: frozenset[str]
 

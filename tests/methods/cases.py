@@ -41,6 +41,13 @@ CASES = (
     Case("flat", {"objective": {"divergence": "tv"}}),
     Case("flat", {"objective": {"divergence": "js"}}),
     Case("flat", {"objective": {"divergence": "pearson"}}),
+    Case("rmu", {"objective": {"layer": 1, "size": 2.0}}),
+    Case(
+        "rmu+embed+layers",
+        {"objective": {"layer": 1, "size": 2.0}, "selection": {"patterns": ["layers.1.mlp.down_proj"]}},
+        lowers=False,
+    ),
+    Case("rmu+nll", {"objective": {"layer": 0, "size": 2.0}}),
     Case("ga+layers", {"selection": {"patterns": ["mlp"]}}),
     Case("npo+nll+wagle", {"selection": {"share": 0.5}}),
     Case("npo+nll+gru+wagle", {"selection": {"share": 0.5}}),

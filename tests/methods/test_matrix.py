@@ -89,7 +89,9 @@ def step_gradient(model, feed, made):
 
 
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: " ".join([case.method, *case.settings.get("objective", {}).values()])
+    "case",
+    CASES,
+    ids=lambda case: " ".join(map(str, [case.method, *case.settings.get("objective", {}).values()])),
 )
 class TestEveryMethod:
     def test_a_few_steps_do_what_it_is_for(self, tokenizer, case, knowing):

@@ -6,6 +6,7 @@ import torch
 
 from expunge.models.language_model import TransformerLM
 from expunge.types import Example, GenerationParams, Prompt
+from tests.conftest import FAMILIES, make_family
 
 QUESTIONS = ["Where was Mara Olen born?", "What did the father of Tovin Brask do?", "Who taught Mara Brask?"]
 ANSWERS = [
@@ -65,25 +66,10 @@ def test_hits_say_whether_the_likeliest_token_is_the_given_one(lm):
     assert bool(score.hits[0]) == (best == given)
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_other_architectures_score_alike(tokenizer, family):
     """A mixture of experts, a model that caps its logits after the head, and one without grouped heads."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    small = dict(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    extra = {
-        "qwen3_moe": dict(
-            num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=8, num_key_value_heads=2
-        ),
-        "gemma2": dict(head_dim=8, num_key_value_heads=2, final_logit_softcapping=2.0, sliding_window=64),
-        "gpt_neox": {},
-    }[family]
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **small, **extra)
-    lm = TransformerLM(AutoModelForCausalLM.from_config(config).eval(), tokenizer)
+    lm = TransformerLM(make_family(family, tokenizer), tokenizer)
     check(lm, 1e-4)
 
 

@@ -208,6 +208,13 @@ def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
         )
     parts.setdefault("procedure", {}).setdefault("name", "plain")
     parts.setdefault("gradient", {}).setdefault("name", "sum")
+    if parts.get("retain", {}).get("name") == "embed" and parts["retain"].get("layer") is None:
+        objective = parts.get("objective", {})
+        if objective.get("name") != "rmu":
+            raise ConfigError(
+                f"method '{method}': 'embed' holds hidden states after one block, and nothing says which. Set it: --set retain.layer=..."
+            )
+        parts["retain"]["layer"] = objective.get("layer", catalog.load("objective", "rmu")().layer)
     forgets = catalog.load("procedure", parts["procedure"]["name"]).forgets
     if forgets and "objective" not in parts:
         raise ConfigError(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from expunge.data.batching import Step, collate, plan_steps
 from expunge.data.tokenize import Encoded
+from expunge.errors import ConfigError
+from expunge.models.hidden import HiddenRows, first_trained_block
 from expunge.models.logprobs import AnswerRows, answer_rows, token_logp
 from expunge.models.reference import Reference
 from expunge.recipes import Recipe
@@ -32,10 +34,27 @@ class Rows:
     replay: Sequence[Encoded] = ()
 
 
+def freeze_unnamed(model: PreTrainedModel, selection: Any) -> None:
+    """Take the gradient from every tensor that a selection by name leaves out. Raises ConfigError when none is left."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    taken = {name for name in names if selection.takes(name)}
+    if not taken:
+        raise ConfigError(
+            f"selection: no parameter matches {selection.patterns}.\nThis model has, for example: {', '.join(names[:: max(1, len(names) // 6)][:6])}"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in taken)
+
+
 class Feed:
-    """The plan of a run over one model, and its reference cache. Build it before anything changes the model."""
+    """The plan of a run over one model, and its caches of the starting model. Build it before anything changes the model.
+
+    A selection by name takes the gradient from all other tensors here, so that the caches know what cannot change.
+    """
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe, rows: Rows, pad_id: int):
+        if (selection := recipe.axes.get("selection")) and hasattr(selection, "takes"):
+            freeze_unnamed(model, selection)
         self.model = model
         self.rows = rows
         self.pad_id = pad_id
@@ -67,6 +86,11 @@ class Feed:
             "forget": "logits" in forget_needs,
             "alternate": "logits" in forget_needs,
         }
+        self.hidden = {
+            stream: self._hidden(stream, part)
+            for stream, part in (("forget", parts.get("objective")), ("retain", parts.get("retain")))
+            if part and "hidden" in part.needs
+        }
         self.reference = {"retain": self._reference(["retain"], needs.get("retain", frozenset()))}
         self.reference["forget"] = self.reference["alternate"] = self._reference(
             self.forget_streams, forget_needs
@@ -74,8 +98,9 @@ class Feed:
 
     @property
     def reference_bytes(self) -> int:
-        """Memory that the reference cache takes."""
-        return sum(reference.bytes for reference in {id(r): r for r in self.reference.values()}.values())
+        """Memory that the caches of the starting model take."""
+        caches = [*self.reference.values(), *self.hidden.values()]
+        return sum(cache.bytes for cache in {id(cache): cache for cache in caches}.values())
 
     def parts(self, step: Step) -> Iterator[slice]:
         """The micro-batches of a step, as slices of its row lists."""
@@ -84,6 +109,10 @@ class Feed:
 
     def views(self, step: Step, part: slice, streams: Sequence[str]) -> Streams:
         """One forward over a micro-batch of the named streams, and what the losses see of each."""
+        views = {stream: self._hidden_view(step, part, stream) for stream in streams if stream in self.hidden}
+        streams = [stream for stream in streams if stream not in self.hidden]
+        if not streams:
+            return Streams(views)
         keys = {stream: self._keys(step, stream) for stream in streams}
         chosen = {stream: keys[stream][part] for stream in streams}
         batch = collate(
@@ -91,15 +120,37 @@ class Feed:
             self.pad_id,
             device=self.model.device,
         )
-        with torch.autocast(self.model.device.type, self.precision, enabled=self.precision != torch.float32):
+        with self._autocast():
             seen = answer_rows(self.model, batch)
-        views = {}
         first = 0
         for stream in streams:
             views[stream] = self._view(seen, first, len(chosen[stream]), keys[stream], stream)
             self.reference[stream].fill(views[stream], chosen[stream])
             first += len(chosen[stream])
         return Streams(views)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def _hidden_view(self, step: Step, part: slice, stream: str) -> TokenView:
+        """One forward of a stream up to the block whose output is needed, and what the loss sees of it."""
+        keys = self._keys(step, stream)
+        chosen = keys[part]
+        batch = collate([self._row(key) for key in chosen], self.pad_id, device=self.model.device)
+        with self._autocast():
+            states = self.hidden[stream].states(batch, chosen).float()
+        view = TokenView(
+            logp=states.new_zeros(0),
+            targets=batch.ids[batch.answer],
+            row=batch.answer.nonzero()[:, 0],
+            length=batch.answer.sum(1),
+            step_rows=len(keys),
+            step_tokens=sum(len(row.ids) - row.start for row in map(self._row, keys)),
+        )
+        view.hidden = states
+        if stream == "retain":
+            view.ref_hidden = self.hidden[stream].reference(chosen)
+        return view
 
     def _view(
         self, seen: AnswerRows, first: int, count: int, step_keys: Sequence[Key], stream: str
@@ -118,6 +169,14 @@ class Feed:
         if self.wants_logits[stream]:
             view.logits = seen.logits[tokens]
         return view
+
+    def _hidden(self, stream: str, part: Any) -> HiddenRows:
+        rows: dict[Hashable, Encoded] = {
+            key: self._row(key) for step in self.steps for key in self._keys(step, stream)
+        }
+        first = first_trained_block(self.model, part.layer)
+        keeps = "ref_hidden" in part.needs
+        return HiddenRows(self.model, rows, part.layer, first, self.pad_id, keep_reference=keeps)
 
     def _reference(self, streams: Sequence[str], needs: frozenset[str]) -> Reference:
         reads = streams if any(need.startswith("ref_") for need in needs) else []

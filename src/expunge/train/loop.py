@@ -21,7 +21,7 @@ from expunge.errors import ConfigError, TrainingError
 from expunge.recipes import Recipe, TrainSettings
 from expunge.train import checkpoint
 from expunge.train.feed import Feed
-from expunge.train.selection import freeze_unnamed, select, unpack
+from expunge.train.selection import select, unpack
 from expunge.types import Streams
 
 if TYPE_CHECKING:
@@ -72,8 +72,6 @@ class _Run:
         self.settings: TrainSettings = recipe.train
         self.checkpoint = folder / "checkpoint" if folder else None
         selection = recipe.axes.get("selection")
-        if selection and hasattr(selection, "takes"):
-            freeze_unnamed(model, selection)
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = list(self.weights.values())
         self.optimiser = torch.optim.AdamW(
@@ -200,7 +198,7 @@ class _Run:
     def _forget_loss(self, views: Streams) -> Tensor:
         weighting = self.recipe.axes.get("weighting")
         view = next(iter(views.views.values()))
-        weight = weighting(view) if weighting else torch.ones_like(view.logp)
+        weight = weighting(view) if weighting else torch.ones(len(view.row), device=view.row.device)
         return self.recipe.axes["objective"](views, weight)
 
     def _take_gradients(self) -> list[Tensor]:

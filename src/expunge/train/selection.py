@@ -1,4 +1,4 @@
-"""Which parameters move: whole tensors by name, or single weights by score, in O(N) time and N/8 bytes beside the gradients.
+"""Which weights move, one by one, by a score: in O(N) time and N/8 bytes beside the gradients.
 
 Weights that were not selected stay bit for bit as they are: their gradients are zero before the gradient rule sees them, Adam
 makes nothing of zeros, and weight decay is applied to the selected weights alone.
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from expunge.data.batching import by_length, collate
 from expunge.data.tokenize import Encoded
-from expunge.errors import ConfigError
 from expunge.models.logprobs import answer_rows
 from expunge.train.feed import Feed
 from expunge.types import ParameterView
@@ -25,18 +24,6 @@ if TYPE_CHECKING:
 
 Scores = Callable[[], Iterable[tuple[str, Tensor]]]
 """Scores by tensor, >= 0; called once a pass, always in the same order."""
-
-
-def freeze_unnamed(model: PreTrainedModel, selection: Any) -> None:
-    """Take the gradient from every tensor that a selection by name leaves out. Raises ConfigError when none is left."""
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    taken = {name for name in names if selection.takes(name)}
-    if not taken:
-        raise ConfigError(
-            f"selection: no parameter matches {selection.patterns}.\nThis model has, for example: {', '.join(names[:: max(1, len(names) // 6)][:6])}"
-        )
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in taken)
 
 
 def select(selection: Any, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, Tensor]:
