@@ -150,6 +150,8 @@ def recipe(method: str, **settings: Any) -> Recipe:
             "retain", "nll"
         )()  # the rule needs a retain gradient; weight 0 adds none of it
         rest["retain_weight"] = 0.0
+    if getattr(axes.get("procedure"), "reinforces", False):
+        rest["forget_weight"] = -1.0
     named = [axis for axis in axes if not _implied(axis, axes, rest.get("retain_weight", 1.0))]
     method = "+".join(catalog_name(axes[axis]) for axis in named)
     return Recipe.parse({**rest, "method": method, "axes": axes, "train": train}, "recipe")
@@ -215,7 +217,10 @@ def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
                 f"method '{method}': 'embed' holds hidden states after one block, and nothing says which. Set it: --set retain.layer=..."
             )
         parts["retain"]["layer"] = objective.get("layer", catalog.load("objective", "rmu")().layer)
-    forgets = catalog.load("procedure", parts["procedure"]["name"]).forgets
+    procedure = catalog.load("procedure", parts["procedure"]["name"])
+    if getattr(procedure, "reinforces", False):
+        _refuse_beside_reinforcement(method, parts)
+    forgets = procedure.forgets
     if forgets and "objective" not in parts:
         raise ConfigError(
             f"method '{method}' has no forget objective. Add one: {', '.join(catalog.entries('objective'))}."
@@ -239,10 +244,24 @@ def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
         )
 
 
+def _refuse_beside_reinforcement(method: str, parts: dict[str, dict[str, Any]]) -> None:
+    """A procedure that learns the forget set once more takes no objective of its own: ascent turned round is fine-tuning."""
+    name = parts["procedure"]["name"]
+    objective = parts.setdefault("objective", {}).setdefault("name", "ga")
+    extra = [axis for axis in ("weighting", "retain", "adapter", "selection") if axis in parts]
+    if objective != "ga" or extra:
+        what = parts[extra[0]]["name"] if extra else objective
+        raise ConfigError(
+            f"method '{method}': '{name}' trains on the forget set once more and then subtracts, so '{what}' has no place in it. Leave it out."
+        )
+
+
 def _implied(axis: str, axes: Mapping[str, Any], retain_weight: float) -> bool:
     """Axis values that the canonical name leaves out."""
     if axis == "retain":
         return not axes["procedure"].forgets or retain_weight == 0
+    if axis == "objective":
+        return getattr(axes["procedure"], "reinforces", False)
     return axis == "detector" or (axis, catalog_name(axes[axis])) in {
         ("gradient", "sum"),
         ("procedure", "plain"),

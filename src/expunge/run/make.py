@@ -192,6 +192,10 @@ def _train(
 
     torch.use_deterministic_algorithms(True, warn_only=device not in (None, "cpu"))
     model, tokenizer, _ = load_model(start, dtype="float32", device=device)
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            f"{start}: its weights are quantised, and steps smaller than their grid would be lost. Unlearn the full-precision model, then quantise."
+        )
     lm = TransformerLM(model, tokenizer, template)
     encode = lm.encoder.examples
     forget = [record.example() for record in data.forget if record.shape != "subject"]
@@ -211,6 +215,12 @@ def _train(
     timings = {"reference": time.perf_counter() - begin}
     adapter = recipe.axes.get("adapter")
     adapted = adapter.attach(model, recipe.seed) if adapter else None
+    procedure = recipe.axes["procedure"]
+    origin = (
+        {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
+        if hasattr(procedure, "finish")
+        else {}
+    )
     begin = time.perf_counter()
     measured = (lambda step: probe(lm, step)) if probe else None
     outcome = train(
@@ -221,6 +231,8 @@ def _train(
         probe=measured,
         progress=lambda done, total: progress("training", done, total),
     )
+    if origin:
+        procedure.finish(dict(model.named_parameters()), origin)
     timings["training"] = time.perf_counter() - begin
     if adapted is not None:
         adapted.save_pretrained(str(folder / "adapter"))

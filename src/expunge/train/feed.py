@@ -69,14 +69,15 @@ class Feed:
         ]
         self.micro_batch = settings.micro_batch or settings.batch_size
         self.precision = getattr(torch, settings.precision)
+        share = getattr(recipe.axes["procedure"], "epoch_share", 1.0)
         self.steps = plan_steps(
             forget_lengths=[len(row.ids) for row in rows.forget] if "objective" in parts else [],
             retain_lengths=[len(row.ids) for row in rows.retain] if "retain" in parts else [],
             replay_lengths=[len(row.ids) for row in rows.replay],
             replay=settings.replay,
             batch_size=settings.batch_size,
-            epochs=settings.epochs,
-            max_steps=settings.max_steps,
+            epochs=max(1, round(share * settings.epochs)),
+            max_steps=settings.max_steps and max(1, round(share * settings.max_steps)),
             pairing=settings.pairing,
             seed=self.seed,
         )
