@@ -120,3 +120,45 @@ def test_sum_adds():
 def test_gamma_is_bounded():
     with pytest.raises(ValueError, match="gamma"):
         GRU(gamma=0)
+
+
+def test_a_clip_rectifies_no_more_than_its_cosine_asks_for():
+    """At -1 it is the projection; a conflict sharper than the clip keeps what lies beyond it."""
+    for u, r in conflicting(400):
+        whole, facts = project(u, r)
+        parts = [part.clone() for part in u]
+        GRU(gamma=1.0, clip=-1.0).combine(parts, [part.clone() for part in r], {})
+        assert torch.allclose(flat(parts), flat(whole), atol=1e-12)
+        parts = [part.clone() for part in u]
+        GRU(gamma=1.0, clip=-0.01).combine(parts, [part.clone() for part in r], {})
+        left = flat(parts) @ flat(r) / (flat(u).norm() * flat(r).norm())
+        assert left.item() == pytest.approx(min(0.0, facts["cosine"] + 0.01), abs=1e-9)
+
+
+def test_the_step_cosine_is_that_of_the_step_really_taken(tokenizer):
+    """Adam preconditions, so the step may conflict where the projected gradient does not; the trace says so."""
+    from expunge.train.feed import Feed
+    from expunge.train.loop import _Run
+    from tests.methods.cases import CASES
+    from tests.methods.test_matrix import start
+
+    case = next(case for case in CASES if case.method == "npo+nll+gru")
+    model, _, rows, made = start(tokenizer, case)
+    run = _Run(model, Feed(model, made, rows, 0), made, None, None)
+    kept = []
+    rule = made.axes["gradient"]
+    original = type(rule).combine
+
+    def combine(self, unlearn, retain, memory):
+        kept.append(flat([part.clone() for part in retain]))
+        return original(self, unlearn, retain, memory)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(rule), "combine", combine)
+        for number in range(3):
+            before = flat([p.detach().clone() for p in run.parameters])
+            entry = run._step(run.feed.steps[number])
+            run.done += 1
+            moved = before - flat([p.detach() for p in run.parameters])
+            expected = torch.nn.functional.cosine_similarity(moved, kept[-1], dim=0)
+            assert entry["step_cosine"] == pytest.approx(expected.item(), abs=1e-4)

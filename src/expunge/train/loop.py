@@ -140,6 +140,7 @@ class _Run:
             adaptive = axes["retain"]
             weight = weight * adaptive.multiplier(self.memory)
             entry["multiplier"] = weight
+        hold: list[Tensor] = []
         forget, retain = self.feed.forget_streams, ["retain"] if "retain" in axes else []
         if rule.separate:
             entry["forget_loss"] = self._backward(step, forget, self._forget_loss, self.recipe.forget_weight)
@@ -162,6 +163,8 @@ class _Run:
         self._refuse_explosion(entry)
         self._decay()
         self.optimiser.step()
+        if rule.separate:
+            entry["step_cosine"] = self._step_cosine(hold)
         if adaptive:
             adaptive.learn(entry["retain_loss"], self.memory)
         return entry
@@ -218,6 +221,25 @@ class _Run:
         for name, packed in self.masks.items() if rate else ():
             weight = self.weights[name].detach()
             weight[unpack(packed, weight.shape)] *= 1 - rate
+
+    def _step_cosine(self, retain: Sequence[Tensor]) -> float:
+        """Cosine of the descent that Adam made of the combined gradient with the retain gradient; below 0 they conflict.
+
+        Taken tensor by tensor from Adam's moments, without a copy of the weights; weight decay is left out.
+        """
+        dot = size = other = 0.0
+        first, second = self.settings.betas
+        for parameter, r in zip(self.parameters, retain, strict=True):
+            state = self.optimiser.state.get(parameter)
+            if not state:
+                continue
+            steps = float(state["step"])
+            scale = (state["exp_avg_sq"] / (1 - second**steps)).sqrt().add_(1e-8)
+            step = state["exp_avg"] / (1 - first**steps) / scale
+            dot += float((step.double() * r.double()).sum())
+            size += float(step.double().square().sum())
+            other += float(r.double().square().sum())
+        return dot / max((size * other) ** 0.5, 1e-30)
 
     @property
     def trained_share(self) -> float:

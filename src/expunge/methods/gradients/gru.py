@@ -9,7 +9,8 @@ one the retain loss serves for the projection alone.
 Needs: both gradients of one whole optimiser step, accumulated first and projected once.
 Differs from the paper: nothing; the dot products are summed in float64.
 Differs from the authors' code: two scalars cross tensors instead of flattening all gradients to float64 on the CPU.
-Fails when: the optimiser preconditions: after Adam the step may conflict with the retain gradient again.
+Fails when: the optimiser preconditions: after Adam the step may conflict with the retain gradient again. The trace has both
+cosines: `cosine` of the unlearning gradient before the projection, `step_cosine` of Adam's step with the step's retain gradient.
 """
 
 from typing import ClassVar
@@ -27,6 +28,9 @@ class GRU(Settings):
     gamma: float = Field(0.8, gt=0, le=1)
     """Weight of the newest retain gradient in its moving average; 1 uses the current one alone."""
 
+    clip: float | None = Field(None, ge=-1, lt=0)
+    """Rectify no more than a conflict of this cosine asks for; -0.5 in the authors' code. A sharper one then stays in part."""
+
     def combine(
         self, unlearn: list[Tensor], retain: list[Tensor], memory: dict[str, Tensor]
     ) -> dict[str, float]:
@@ -38,8 +42,9 @@ class GRU(Settings):
         size = _dot(smooth, smooth)
         cosine = before / max((size * _dot(unlearn, unlearn)) ** 0.5, 1e-30)
         if before < 0:
+            share = 1.0 if self.clip is None else min(1.0, self.clip / cosine)
             for g, m in zip(unlearn, smooth, strict=True):
-                g.sub_(m, alpha=before / size)
+                g.sub_(m, alpha=share * before / size)
         return {"cosine": cosine, "rectified": float(before < 0)}
 
 
