@@ -1,6 +1,6 @@
 """The closing table: every method on several pocket worlds, as a Markdown table of the median and the range over seeds.
 
-    python benchmarks/table_pocket.py [--seeds 0 1 2] [--out runs/table]
+    python benchmarks/table_pocket.py [--seeds 0 1 2] [--methods npo eco] [--out runs/table]
 
 Figures are those of the reporting half, against a gold retrained for the same seed. What is done already is not done again.
 """
@@ -34,12 +34,13 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/table"))
+    parser.add_argument("--methods", nargs="+", default=POCKET)
     arguments = parser.parse_args()
     seen: dict[str, dict[str, list[float | None]]] = {}
     for seed in arguments.seeds:
         out = arguments.out / f"seed{seed}"
-        bench_pocket(out, seed=seed, tell=print)
-        for row in table_rows([read_run(out / name) for name in POCKET])[1]:
+        bench_pocket(out, seed=seed, methods=arguments.methods, tell=print)
+        for row in table_rows([read_run(out / name) for name in arguments.methods])[1]:
             cells = seen.setdefault(row["name"], {})
             for name in COLUMNS:
                 figure = row["figures"].get(name)

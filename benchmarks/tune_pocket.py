@@ -3,7 +3,8 @@
     python benchmarks/tune_pocket.py [--world-seed 7] [--workers 2] [--out runs/tune]
 
 Of the rates at which the selection half becomes level (right answers as likely as wrong ones), the one with the highest utility
-wins; if none does, of those that answer at most 5 % of its questions. No gold model takes part in the choice; its KS p is
+wins; if none does, of those that answer at most 5 % of its questions; if none does that either, the one nearest to level. No
+gold model takes part in the choice; its KS p is
 printed beside it.
 """
 
@@ -88,7 +89,8 @@ def main() -> None:
     for name, rates in found.items():
         level = {rate: result for rate, result in rates.items() if result["reached"]}
         silent = {rate: result for rate, result in rates.items() if result["forget/accuracy"] <= 0.05}
-        able = level or silent or rates
+        nearest = min(rates, key=lambda rate: abs(rates[rate]["gap"]))
+        able = level or silent or {nearest: rates[nearest]}
         print(
             f"{name}: {max(able, key=lambda rate: able[rate]['utility'])}"
             + ("" if level else " (never level)")

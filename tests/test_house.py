@@ -216,3 +216,11 @@ def test_public_names_resolve_lazily():
         assert getattr(expunge, name)
     with pytest.raises(AttributeError):
         expunge.nothing  # noqa: B018
+
+
+def test_the_pages_of_the_methods_are_those_of_the_code():
+    import runpy
+
+    wanted = runpy.run_path(str(ROOT / "docs" / "make_methods.py"))["pages"]()
+    found = {path.name: path.read_text() for path in (ROOT / "docs" / "methods").glob("*.md")}
+    assert found == wanted, "run: python docs/make_methods.py"

@@ -1,0 +1,78 @@
+"""Write docs/methods: one page a method, from the docstring of its file, and an index by paper.
+
+    python docs/make_methods.py
+
+A test holds that the pages are those of the code; run this after changing a docstring.
+"""
+
+from pathlib import Path
+
+from expunge import catalog
+from expunge.recipes import GUARD_AXES, RECIPES, TRAINING_AXES
+
+FOLDER = Path(__file__).parent / "methods"
+
+
+def pages() -> dict[str, str]:
+    """File name to text, of all pages."""
+    found = {}
+    rows = ["# Methods", "", "| name | axis | what | page |", "|---|---|---|---|"]
+    for entry in catalog.all_entries(*TRAINING_AXES, *GUARD_AXES):
+        name = f"{entry.axis}-{entry.name}.md"
+        cls = catalog.load(entry.axis, entry.name)
+        settings = [
+            f"| `{entry.axis}.{field}` | {info.default if not info.is_required() else 'required'} | {(info.description or '').replace('|', '/')} |"
+            for field, info in cls.model_fields.items()
+        ]
+        presets = [path.stem for path in sorted(RECIPES.glob("*.yaml")) if _uses(path, entry.name)]
+        text = [
+            f"# {entry.name}",
+            "",
+            *_paragraphs(entry.doc),
+            "",
+            f"Axis: {entry.axis}. Claim: {entry.declared.get('claim', 'approximate')}.",
+        ]
+        if settings:
+            text += ["", "| setting | default | meaning |", "|---|---|---|", *settings]
+        if presets:
+            text += ["", f"Presets: {', '.join(f'`{preset}`' for preset in presets)}"]
+        found[name] = "\n".join(text) + "\n"
+        rows.append(f"| `{entry.name}` | {entry.axis} | {entry.summary.rstrip('.')} | [{name}]({name}) |")
+    found["README.md"] = "\n".join(rows) + "\n"
+    return found
+
+
+def _paragraphs(doc: str) -> list[str]:
+    """The docstring as Markdown: what is indented is code, each section a paragraph of its own."""
+    lines = []
+    for line in doc.strip().splitlines():
+        if (
+            line.split(":")[0]
+            in (
+                "Needs",
+                "Differs from the paper",
+                "Differs from the authors' code",
+                "Fails when",
+            )
+            and lines[-1]
+        ):
+            lines.append("")
+        lines.append(line)
+    return lines
+
+
+def _uses(path: Path, name: str) -> bool:
+    method = next(
+        line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("method:")
+    )
+    return name in method.removeprefix("method:").strip().split("+")
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    wanted = pages()
+    for old in {path.name for path in FOLDER.glob("*.md")} - set(wanted):
+        (FOLDER / old).unlink()
+    for name, text in wanted.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    print(f"{len(wanted)} pages in {FOLDER}")
