@@ -96,3 +96,18 @@ def test_there_is_a_preset_for_every_published_use():
         "tofu-retrain",
         "tofu-eco",
     }
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "said"),
+    [
+        ("npo+primal_dual+gru", {}, "both answer the same conflict"),
+        ("flat+nll", {}, "no longer that method"),
+        ("rmu+embed", {}, "the paper trains mlp.down_proj of three blocks"),
+        ("npo+embed", {"retain": {"layer": 0}}, "what later blocks do with them is free"),
+    ],
+)
+def test_what_is_allowed_but_odd_is_said(method, settings, said):
+    (warning,) = recipe(method, **settings).warnings
+    assert said in warning
+    assert not recipe("npo+nll").warnings

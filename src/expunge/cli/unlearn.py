@@ -87,6 +87,8 @@ def unlearn(
         probe = TrajectoryProbe(measured, golds(benchmark, data, gold)[0])
     from expunge.run import unlearn as make
 
+    for warning in made.warnings:
+        show.tell(f"[yellow]note:[/yellow] {warning}")
     with show.progress() as progress:
         folder = make(
             model,

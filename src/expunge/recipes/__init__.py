@@ -95,6 +95,29 @@ class Recipe(Settings):
         """Union of what the objects need: the loop runs the fewest forwards and builds the smallest cache for it."""
         return frozenset().union(*(getattr(value, "needs", ()) for value in self.axes.values()))
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed but should be known: combinations that pull against what their parts are for."""
+        names = {axis: catalog_name(value) for axis, value in self.axes.items()}
+        said = []
+        if names.get("gradient") == "gru" and names.get("retain") == "primal_dual":
+            said.append(
+                "gru with primal_dual: the multiplier rescales the retain gradient that gru projects against, so both answer the same conflict."
+            )
+        if names.get("objective") == "flat" and "retain" in names and self.retain_weight:
+            said.append(
+                "flat with a retain term: FLAT claims to need forget rows alone; this is no longer that method."
+            )
+        if names.get("objective") == "rmu" and "selection" not in names:
+            said.append(
+                "rmu on all parameters: the paper trains mlp.down_proj of three blocks (+layers); with all of them every block runs in each step."
+            )
+        if names.get("retain") == "embed" and names.get("objective") != "rmu":
+            said.append(
+                "embed without rmu: only the states after one block are held; what later blocks do with them is free."
+            )
+        return said
+
     def describe(self) -> dict[str, Any]:
         """Plain values for the manifest; `build(**describe())` gives the recipe back."""
         settings = {
@@ -239,8 +262,8 @@ def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
         )
     if "weighting" in parts and not catalog.load("objective", parts["objective"]["name"]).weighted:
         raise ConfigError(
-            f"method '{method}': '{parts['objective']['name']}' takes no token weights: its own link already weighs by probability,\n"
-            "and the product of the two is neither paper's method. Use the weighting with 'ga'."
+            f"method '{method}': '{parts['objective']['name']}' takes no token weights: its loss is not a mean over tokens' log-probabilities,\n"
+            "or already weighs them, and the product of the two is neither paper's method. Use the weighting with 'ga'."
         )
 
 

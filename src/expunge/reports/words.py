@@ -69,6 +69,7 @@ def limits(run: RunView) -> list[str]:
         said.append(
             "The weights were trained to answer as if the data had not been seen. Nothing proves that the knowledge is gone: relearning, quantization and probes of the weights were not tried here."
         )
+    said += manifest.get("warnings", [])
     if manifest.get("level_reached") is False:
         said.append(
             "At no probed step were right and wrong answers equally likely on the selection half, so the last step was taken."

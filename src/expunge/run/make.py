@@ -162,6 +162,7 @@ def unlearn(
         manifest = new_manifest(
             claim=recipe.claim,
             recipe=recipe.describe(),
+            warnings=recipe.warnings,
             inputs=inputs,
             base={
                 "name": str(Path(start).resolve()) if Path(start).exists() else str(start),
