@@ -67,6 +67,7 @@ class Feed:
         self.forget_streams = [
             stream for stream in ("forget", "alternate") if stream in needs.get("objective", ())
         ]
+        self.batch_size = settings.batch_size
         self.micro_batch = settings.micro_batch or settings.batch_size
         self.precision = getattr(torch, settings.precision)
         share = getattr(recipe.axes["procedure"], "epoch_share", 1.0)

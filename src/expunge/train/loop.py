@@ -200,7 +200,7 @@ class _Run:
 
     def _forget_loss(self, views: Streams) -> Tensor:
         weighting = self.recipe.axes.get("weighting")
-        view = next(iter(views.views.values()))
+        view = views.views[self.feed.forget_streams[0]]
         weight = weighting(view) if weighting else torch.ones(len(view.row), device=view.row.device)
         return self.recipe.axes["objective"](views, weight)
 

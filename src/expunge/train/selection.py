@@ -41,7 +41,7 @@ def select(selection: Any, weights: Mapping[str, Tensor], feed: Feed) -> dict[st
         for name in ("forget", "retain")
         if name in selection.needs
     }
-    batches = math.ceil(len(feed.rows.forget) / size)
+    batches = math.ceil(len(feed.rows.forget) / feed.batch_size)
 
     def scores() -> Iterable[tuple[str, Tensor]]:
         for name, weight in weights.items():

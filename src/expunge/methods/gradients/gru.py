@@ -9,7 +9,8 @@ one the retain loss serves for the projection alone.
 Needs: both gradients of one whole optimiser step, accumulated first and projected once.
 Differs from the paper: nothing; the dot products are summed in float64.
 Differs from the authors' code: two scalars cross tensors instead of flattening all gradients to float64 on the CPU.
-Fails when: the optimiser preconditions: after Adam the step may conflict with the retain gradient again. The trace has both
+Fails when: the retain gradient is only rounding, as that of `kl` and `embed` at the first step: so is the direction kept to. And
+where the optimiser preconditions: after Adam the step may conflict with the retain gradient again. The trace has both
 cosines: `cosine` of the unlearning gradient before the projection, `step_cosine` of Adam's step with the step's retain gradient.
 """
 

@@ -1,0 +1,97 @@
+"""Any allowed combination of axis values holds what every method holds, not only the combinations that have a preset."""
+
+import random
+
+import pytest
+import torch
+
+from expunge import catalog
+from expunge.errors import ConfigError
+from expunge.recipes import recipe
+from expunge.train.feed import Feed
+from expunge.train.loop import _Run
+from expunge.train.selection import unpack
+from tests.methods.cases import Case
+from tests.methods.test_matrix import knowing, start, step_gradient  # noqa: F401  (a fixture)
+
+SETTINGS = {
+    "rmu": {"layer": 1, "size": 2.0},
+    "embed": {"layer": 1},
+    "layers": {"patterns": ["layers.1."]},
+    "primal_dual": {"limit": 0.5},
+    **{key: {"share": 0.5} for key in ("wagle", "snip", "magnitude", "random")},
+}
+AXES = ("objective", "weighting", "retain", "gradient", "selection")
+ON_KNOWING = {"undial", "ceu", "wga", "satimp", "wtnpo"}
+"""Compared on a model that knows its rows: on an ignorant one these teach almost what is there, or weigh almost nothing."""
+
+
+def draw_cases(count: int) -> list[Case]:
+    """Distinct allowed recipes, drawn at random; the seed only makes the same ones come again."""
+    rng = random.Random(0)
+    found: dict[str, Case] = {}
+    while len(found) < count:
+        names = {"objective": rng.choice(sorted(catalog.entries("objective")))}
+        for axis in AXES[1:]:
+            name = rng.choice([None, *sorted(catalog.entries(axis))])
+            if name:
+                names[axis] = name
+        chosen = {axis: SETTINGS[name] for axis, name in names.items() if name in SETTINGS}
+        case = Case("+".join(names.values()), chosen, knows=bool(ON_KNOWING & set(names.values())))
+        try:
+            recipe(case.method, **case.settings)
+        except ConfigError:
+            continue
+        found[case.method] = case
+    return list(found.values())
+
+
+def shake(model) -> None:
+    """Move what trains a little away from the start, where `kl` and `embed` have no gradient but rounding."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+
+
+@pytest.fixture(params=draw_cases(40), ids=lambda case: case.method)
+def case(request):
+    return request.param
+
+
+def test_any_allowed_combination_is_finite_and_does_not_depend_on_how_a_step_is_cut(tokenizer, knowing, case):  # noqa: F811
+    if {"wagle", "snip"} & set(case.method.split("+")):
+        pytest.skip(
+            "a threshold on gradients is decided by their last bit; test_selection holds the gradients themselves"
+        )
+    weights = knowing if case.knows else None
+    found = []
+    for size in (1, 4):
+        model, _, rows, made = start(tokenizer, case, weights)
+        made = made.model_copy(update={"train": made.train.model_copy(update={"micro_batch": size})})
+        feed = Feed(model, made, rows, 0)
+        shake(model)
+        found.append(step_gradient(model, feed, made)[0])
+    assert found[0].isfinite().all()
+    scale = found[1].abs().max()
+    assert torch.allclose(*found, rtol=1e-3, atol=1e-5 * scale), case
+
+
+def test_any_allowed_combination_moves_what_was_selected_and_nothing_else(tokenizer, knowing, case):  # noqa: F811
+    model, _, rows, made = start(tokenizer, case, knowing if case.knows else None)
+    made = made.model_copy(update={"train": made.train.model_copy(update={"weight_decay": 0.1})})
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    run = _Run(model, Feed(model, made, rows, 0), made, None, None)
+    run.finish(lambda done, total: None)
+    moved = 0
+    for name, parameter in model.named_parameters():
+        assert parameter.isfinite().all()
+        may = (
+            unpack(run.masks[name], parameter.shape)
+            if run.masks
+            else torch.full(parameter.shape, name in run.weights)
+        )
+        assert torch.equal(parameter[~may], before[name][~may]), name
+        moved += int((parameter != before[name]).sum())
+    assert moved > 0
