@@ -54,6 +54,7 @@ CASES = (
     Case("ga+nll+snip", {"selection": {"share": 0.3}}),
     Case("ga+magnitude", {"selection": {"share": 0.3}}),
     Case("ga+random", {"selection": {"share": 0.3}}),
+    Case("ihl+nll+fila", {"adapter": {"rank": 4, "alpha": 8}}),
     Case("ga+lora", {"adapter": {"rank": 4}}),
 )
 """Objective, weighting, retain term, gradient rule and adapter: each value stands in at least one row."""

@@ -10,6 +10,7 @@ from expunge.models.logprobs import answer_rows
 from expunge.recipes import recipe
 from expunge.train.feed import Feed, Rows
 from expunge.train.loop import train
+from expunge.train.statistics import mean_squares
 from expunge.types import Example, Prompt
 from tests.conftest import make_model
 from tests.methods.cases import CASES
@@ -54,7 +55,9 @@ def start(tokenizer, case, weights=None):
     lm = TransformerLM(model, tokenizer)
     rows = rows_of(lm)
     if "adapter" in made.axes:
-        made.axes["adapter"].attach(model, 0)
+        made.axes["adapter"].attach(
+            model, 0, lambda stream, weights: mean_squares(model, weights, getattr(rows, stream), 0)
+        )
     return model, lm, rows, made
 
 

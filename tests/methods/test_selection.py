@@ -5,14 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from expunge.data.batching import collate
 from expunge.errors import ConfigError
 from expunge.methods.selection.layers import Layers
 from expunge.methods.selection.snip import SNIP
 from expunge.methods.selection.wagle import WAGLE
+from expunge.models.logprobs import answer_rows
 from expunge.recipes import recipe
 from expunge.train.feed import Feed
 from expunge.train.loop import _Run, train
-from expunge.train.selection import mean_gradients, pack, top_share, unpack
+from expunge.train.selection import pack, top_share, unpack
+from expunge.train.statistics import mean_gradients, mean_squares
 from expunge.types import ParameterView
 from tests.methods.cases import CASES
 from tests.methods.test_matrix import start
@@ -153,3 +156,16 @@ def test_selection_and_adapter_are_refused_together():
         ConfigError, match="'wagle' picks among the model's own weights, and 'lora' freezes them all"
     ):
         recipe("npo+nll+wagle+lora")
+
+
+def test_mean_squares_are_of_single_rows_not_of_their_batch(tokenizer):
+    model, _, rows, _ = start(tokenizer, CASES[0])
+    weights = dict(model.named_parameters())
+    found = mean_squares(model, weights, rows.forget, 0)
+    name = "model.layers.0.mlp.down_proj.weight"
+    by_hand = torch.zeros_like(weights[name])
+    for row in rows.forget:
+        (gradient,) = torch.autograd.grad(answer_rows(model, collate([row], 0)).logp.sum(), weights[name])
+        by_hand += gradient**2 / len(rows.forget)
+    assert torch.allclose(found[name], by_hand, rtol=1e-5)
+    assert all(weight.grad is None for weight in weights.values())

@@ -18,7 +18,13 @@ from expunge.errors import ConfigError, did_you_mean
 
 TRAINING_AXES = ("objective", "weighting", "retain", "gradient", "selection", "adapter", "procedure")
 GUARD_AXES = ("action", "detector")
-ALIASES = {"graddiff": "ga+nll", "idk": "imitate+nll", "simsat": "wga", "pdu": "flatten+primal_dual"}
+ALIASES = {
+    "graddiff": "ga+nll",
+    "idk": "imitate+nll",
+    "simsat": "wga",
+    "pdu": "flatten+primal_dual",
+    "loku": "ihl+nll+fila",
+}
 """Names that the field uses for a combination."""
 RECIPES = Path(__file__).parent
 

@@ -190,6 +190,8 @@ def _train(
     from expunge.models.load import load_model, save_model
     from expunge.train.feed import Feed, Rows
     from expunge.train.loop import train
+    from expunge.train.selection import retain_sample
+    from expunge.train.statistics import mean_squares
 
     torch.use_deterministic_algorithms(True, warn_only=device not in (None, "cpu"))
     model, tokenizer, _ = load_model(start, dtype="float32", device=device)
@@ -215,7 +217,17 @@ def _train(
     feed = Feed(model, recipe, rows, lm.pad_id)
     timings = {"reference": time.perf_counter() - begin}
     adapter = recipe.axes.get("adapter")
-    adapted = adapter.attach(model, recipe.seed) if adapter else None
+    adapted: Any = (
+        adapter.attach(
+            model,
+            recipe.seed,
+            lambda stream, weights: mean_squares(
+                model, weights, feed.rows.forget if stream == "forget" else retain_sample(feed), lm.pad_id
+            ),
+        )
+        if adapter
+        else None
+    )
     procedure = recipe.axes["procedure"]
     origin = (
         {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
@@ -235,14 +247,15 @@ def _train(
     if origin:
         procedure.finish(dict(model.named_parameters()), origin)
     timings["training"] = time.perf_counter() - begin
-    if adapted is not None:
+    kind = adapter.artifact if adapter else "weights"
+    if kind == "adapter":
         adapted.save_pretrained(str(folder / "adapter"))
     else:
-        save_model(model, tokenizer, folder / "model")
+        save_model(adapted.merge_and_unload() if adapter else model, tokenizer, folder / "model")
     store.write_lines(folder / "trace.jsonl", outcome.trace)
     store.remove(folder / "checkpoint")
     return {
-        "kind": "adapter" if adapted is not None else "weights",
+        "kind": kind,
         "template": lm.encoder.template,
         "timings": timings,
         "steps": outcome.steps,

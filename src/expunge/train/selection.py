@@ -7,20 +7,16 @@ makes nothing of zeros, and weight decay is applied to the selected weights alon
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from expunge.data.batching import by_length, collate
 from expunge.data.tokenize import Encoded
-from expunge.models.logprobs import answer_rows
 from expunge.train.feed import Feed
+from expunge.train.statistics import mean_gradients
 from expunge.types import ParameterView
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Scores = Callable[[], Iterable[tuple[str, Tensor]]]
 """Scores by tensor, >= 0; called once a pass, always in the same order."""
@@ -33,7 +29,7 @@ def select(selection: Any, weights: Mapping[str, Tensor], feed: Feed) -> dict[st
     stream = feed.forget_streams[0]
     rows = {
         "forget": feed.rows.forget if stream == "forget" else [others[0] for others in feed.rows.alternates],
-        "retain": _sample(feed),
+        "retain": retain_sample(feed),
     }
     size = feed.micro_batch
     gradients = {
@@ -53,30 +49,11 @@ def select(selection: Any, weights: Mapping[str, Tensor], feed: Feed) -> dict[st
     return top_share(scores, selection.share)
 
 
-def _sample(feed: Feed) -> list[Encoded]:
+def retain_sample(feed: Feed) -> list[Encoded]:
     """As many retain rows as there are forget rows, drawn by the run's seed; all of them where there are fewer."""
     generator = torch.Generator().manual_seed(feed.seed.child("selection").number)
     drawn = torch.randperm(len(feed.rows.retain), generator=generator)[: len(feed.rows.forget)]
     return [feed.rows.retain[i] for i in drawn.tolist()]
-
-
-def mean_gradients(
-    model: PreTrainedModel, weights: Mapping[str, Tensor], rows: Sequence[Encoded], pad_id: int, size: int
-) -> dict[str, Tensor]:
-    """Gradients, by tensor, of the mean negative log-likelihood of all answer tokens of `rows`, in float32."""
-    model.eval()
-    total = sum(len(row.ids) - row.start for row in rows)
-    model.zero_grad(set_to_none=True)
-    longest = max(len(row.ids) for row in rows)
-    for near in by_length([len(row.ids) for row in rows], size * longest):
-        batch = collate([rows[i] for i in near], pad_id, device=model.device)
-        (-answer_rows(model, batch).logp.sum() / total).backward()
-    found = {
-        name: torch.zeros_like(weight) if weight.grad is None else weight.grad
-        for name, weight in weights.items()
-    }
-    model.zero_grad(set_to_none=True)
-    return found
 
 
 def top_share(scores: Scores, share: float) -> dict[str, Tensor]:

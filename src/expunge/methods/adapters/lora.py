@@ -10,12 +10,12 @@ Fails when: run at a full-weight learning rate: published LoRA unlearning runs u
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from expunge.config import Settings
+from expunge.methods.adapters._peft import with_lora
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,19 +31,6 @@ class LoRA(Settings):
     targets: str | list[str] = "all-linear"
     """Module names, or "all-linear" for every linear layer but the head."""
 
-    def attach(self, model: PreTrainedModel, seed: int) -> PeftModel:
-        """The model with fresh adapters, which alone are trainable. The same seed gives the same start."""
-        import torch
-        from peft import LoraConfig, get_peft_model
-
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # peft reads a name that transformers is about to rename
-            torch.manual_seed(seed)
-            return get_peft_model(
-                model,
-                LoraConfig(
-                    r=self.rank, lora_alpha=self.alpha, target_modules=self.targets, task_type="CAUSAL_LM"
-                ),
-            )
+    def attach(self, model: PreTrainedModel, seed: int, squares: object = None) -> PeftModel:
+        """The model with fresh adapters, which alone are trainable; nothing is asked of the rows."""
+        return with_lora(model, self.rank, self.alpha, self.targets, seed)
