@@ -61,6 +61,10 @@ def test_methods_json_is_a_list_of_objects_and_nothing_else():
     assert "arXiv:2404.05868" in by_name["npo"]["paper"]
     assert (by_name["eco"]["kind"], by_name["eco"]["claim"]) == ("guard", "suppression")
     assert by_name["retrain"]["claim"] == "exact"
+    assert by_name["dpo"]["cost"]["forwards"] == by_name["dpo"]["cost"]["backwards"] == 2
+    assert by_name["kl"]["cost"]["memory"] == [
+        "one hidden state an answer token, and a copy of the output head"
+    ]
     assert {
         "ga",
         "npo",

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from expunge.cli import attack, bench, compare, evaluate, methods, pocket, report, score_log, unlearn
+from expunge.cli import attack, bench, compare, evaluate, methods, plan, pocket, report, score_log, unlearn
 from expunge.errors import UserError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 for verb, name in (
     (methods.methods, "methods"),
+    (plan.plan, "plan"),
     (unlearn.unlearn, "unlearn"),
     (evaluate.evaluate, "evaluate"),
     (attack.attack, "attack"),

@@ -6,6 +6,15 @@ import typer
 
 from expunge.cli.options import Json
 
+MEMORY = {
+    "ref_logp": "one number a row",
+    "ref_tokens": "one number an answer token",
+    "ref_logits": "one hidden state an answer token, and a copy of the output head",
+    "ref_hidden": "one hidden state an answer token",
+    "hidden": "with +layers, one hidden state a token",
+}
+"""What is kept of the starting model for a need; never a second model."""
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show one of them in full.")] = None,
@@ -63,11 +72,23 @@ def list_methods() -> list[dict[str, Any]]:
                 "claim": claim,
                 "axes": axes,
                 "needs": sorted(entry.declared.get("needs", ())),
+                "cost": cost(entry.axis, set(entry.declared.get("needs", ()))),
                 "paper": entry.paper,
                 "summary": entry.summary.rstrip("."),
             }
         )
     return found
+
+
+def cost(axis: str, needs: set[str]) -> dict[str, Any]:
+    """What a value adds to an optimiser step, in passes over as many rows as there are forget rows in it, and to memory."""
+    streams = {"objective": {"forget", "alternate"}, "retain": {"retain"}}.get(axis, set())
+    passes = len(streams & needs)
+    memory = [MEMORY[need] for need in MEMORY if need in needs]
+    if axis == "selection":
+        memory += ["one gradient a weight for each of its needs, while it chooses"] if needs else []
+        memory.append("a bit a weight, where it picks single weights")
+    return {"forwards": passes, "backwards": passes, "memory": memory}
 
 
 def _show_one(name: str, found: list[dict[str, Any]], as_json: bool) -> None:
@@ -92,5 +113,12 @@ def _show_one(name: str, found: list[dict[str, Any]], as_json: bool) -> None:
         return
     output.print(catalog.entries(axis)[name].doc, markup=False)
     output.print(f"\nAxis: {axis}. Claim: {entry['claim']}.")
+    spent = entry["cost"]
+    if spent["forwards"]:
+        output.print(
+            f"A step costs {spent['forwards']} forward and backward pass{'es' if spent['forwards'] > 1 else ''} for it."
+        )
+    if spent["memory"]:
+        output.print(f"Kept in memory: {'; '.join(spent['memory'])}.")
     for field, facts in settings.items():
         output.print(f"  --set {axis}.{field}={facts['default']}   {facts['help']}", markup=False)
