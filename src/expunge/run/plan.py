@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.errors import ConfigError
 from expunge.recipes import Recipe
-from expunge.types import Seed
 
 if TYPE_CHECKING:
     from expunge.data.dataset import Dataset
@@ -33,10 +32,10 @@ def plan(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from expunge.data.batching import plan_steps
     from expunge.data.refusals import alternates_of
     from expunge.data.tokenize import Encoder
     from expunge.models.load import check_folder, is_folder_name
+    from expunge.train.feed import steps_of
 
     if is_folder_name(model):
         check_folder(Path(model))
@@ -56,15 +55,8 @@ def plan(
     }
     if "alternate" in needs:
         rows["alternate"] = [others[0] for others in map(encode, alternates_of(forget))]
-    share = getattr(recipe.axes["procedure"], "epoch_share", 1.0)
-    steps = plan_steps(
-        forget_lengths=[len(row.ids) for row in rows["forget"]],
-        retain_lengths=[len(row.ids) for row in rows["retain"]],
-        batch_size=settings.batch_size,
-        epochs=max(1, round(share * settings.epochs)),
-        max_steps=settings.max_steps and max(1, round(share * settings.max_steps)),
-        pairing=settings.pairing,
-        seed=Seed(recipe.seed).child("train"),
+    steps = steps_of(
+        recipe, [len(row.ids) for row in rows["forget"]], [len(row.ids) for row in rows["retain"]]
     )
     objective = getattr(recipe.axes.get("objective"), "needs", frozenset())
     streams = [name for name in ("forget", "alternate") if name in objective]

@@ -34,6 +34,25 @@ class Rows:
     replay: Sequence[Encoded] = ()
 
 
+def steps_of(
+    recipe: Recipe, forget: Sequence[int], retain: Sequence[int], replay: Sequence[int] = ()
+) -> list[Step]:
+    """The steps of a run on rows of these lengths, with the recipe's own seed and its procedure's share of the epochs."""
+    settings = recipe.train
+    share = getattr(recipe.axes["procedure"], "epoch_share", 1.0)
+    return plan_steps(
+        forget_lengths=forget,
+        retain_lengths=retain,
+        replay_lengths=replay,
+        replay=settings.replay,
+        batch_size=settings.batch_size,
+        epochs=max(1, round(share * settings.epochs)),
+        max_steps=settings.max_steps and max(1, round(share * settings.max_steps)),
+        pairing=settings.pairing,
+        seed=Seed(recipe.seed).child("train"),
+    )
+
+
 def freeze_unnamed(model: PreTrainedModel, selection: Any) -> None:
     """Take the gradient from every tensor that a selection by name leaves out. Raises ConfigError when none is left."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -70,17 +89,11 @@ class Feed:
         self.batch_size = settings.batch_size
         self.micro_batch = settings.micro_batch or settings.batch_size
         self.precision = getattr(torch, settings.precision)
-        share = getattr(recipe.axes["procedure"], "epoch_share", 1.0)
-        self.steps = plan_steps(
-            forget_lengths=[len(row.ids) for row in rows.forget] if "objective" in parts else [],
-            retain_lengths=[len(row.ids) for row in rows.retain] if "retain" in parts else [],
-            replay_lengths=[len(row.ids) for row in rows.replay],
-            replay=settings.replay,
-            batch_size=settings.batch_size,
-            epochs=max(1, round(share * settings.epochs)),
-            max_steps=settings.max_steps and max(1, round(share * settings.max_steps)),
-            pairing=settings.pairing,
-            seed=self.seed,
+        self.steps = steps_of(
+            recipe,
+            [len(row.ids) for row in rows.forget] if "objective" in parts else [],
+            [len(row.ids) for row in rows.retain] if "retain" in parts else [],
+            [len(row.ids) for row in rows.replay],
         )
         forget_needs = needs.get("objective", frozenset()) | needs.get("weighting", frozenset())
         self.wants_logits = {
