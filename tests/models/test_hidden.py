@@ -99,3 +99,16 @@ def test_the_first_trained_block_is_found_by_what_takes_a_gradient(deep):
 def test_a_block_that_there_is_not_is_refused(deep, batch):
     with pytest.raises(ConfigError, match="layer 5: this model has blocks 0 to 4"):
         block_output(deep, batch, 5)
+
+
+def test_an_architecture_that_cannot_start_late_runs_from_the_bottom(tokenizer, deep, batch, monkeypatch):
+    monkeypatch.setattr(
+        "expunge.models.hidden.block_output_from",
+        lambda model, batch, layer, first, entering: block_output(model, batch, layer) + 1,
+    )
+    rows = dict(enumerate(rows_of(TransformerLM(deep, tokenizer)).forget))
+    kept = HiddenRows(deep, rows, 3, 2, 0, keep_reference=False)
+    assert kept.first == 0
+    assert kept.bytes == 0
+    with torch.no_grad():
+        assert torch.allclose(kept.states(batch, list(rows)), whole(deep, batch, 3)[batch.answer])

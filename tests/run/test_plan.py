@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from expunge.data.dataset import Dataset, Record
-from expunge.errors import ConfigError
+from expunge.errors import ConfigError, DataError, ModelError
 from expunge.models.language_model import TransformerLM
 from expunge.models.load import save_model
 from expunge.recipes import recipe
@@ -63,6 +63,16 @@ def test_memory_is_that_of_weights_gradients_and_moments(wide):
     assert plan(folder, DATA, both)["mib"]["gradients"] == round(8 * total / 2**20, 1)
 
 
+def test_what_unlearn_would_refuse_is_refused_before_anything_is_counted(wide):
+    named = Dataset((Record("s", subject="Mara Olen"),), DATA.retain)
+    with pytest.raises(DataError, match="the forget rows only name it"):
+        plan(wide[0], named, recipe("ga", train={"max_steps": 3}))
+    with pytest.raises(DataError, match="needs retain rows, and none were given"):
+        plan(wide[0], Dataset(DATA.forget), recipe("npo+nll"))
+    with pytest.raises(ModelError, match="'nowhere' is no model folder here"):
+        plan("nowhere", DATA, recipe("ga"))
+
+
 def test_a_guard_has_nothing_to_plan(wide):
     with pytest.raises(ConfigError, match="it trains nothing"):
         plan(wide[0], DATA, recipe("eco"))
@@ -79,5 +89,5 @@ def test_the_verb_prints_one_json_document(wide, tmp_path):
     assert json.loads(found.stdout)["steps"] == 3
     shown = expunge("plan", wide[0], "--forget", forget, "--method", "npo", "--set", "train.max_steps=3")
     assert "3 steps" in shown.stdout
-    assert "at least" in shown.stdout
+    assert "more for small models" in shown.stdout
     assert torch.get_num_threads() == 1

@@ -48,6 +48,7 @@ def test_a_class_of_ones_own_by_dotted_path():
         ("eco+npo", {}, "is a guard and leaves the weights alone"),
         ("ngram", {}, "a detector alone does nothing"),
         ("retrain+npo", {}, "never sees the forget set"),
+        ("retrain+wagle", {}, "never sees the forget set, so it takes no selection"),
         ("npo++nll", {}, "names joined by '+'"),
         ("npo", {"objective": {"betta": 1}}, "objective npo: unknown setting 'betta'. Did you mean 'beta'?"),
         ("npo", {"objective": {"beta": -1}}, "'beta' is -1"),

@@ -23,7 +23,7 @@ def plan(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate passes, time (a lower bound) and memory of a training method from counts, without running it."""
+    """Estimate passes, time and memory of a training method from counts, without running it."""
     from expunge.cli import show
     from expunge.data.dataset import Dataset
     from expunge.recipes import read_recipe
@@ -44,8 +44,8 @@ def plan(
         f"{found['steps']} steps, {found['tokens']:,} tokens, and {found['reference_tokens']:,} once by the starting model."
     )
     show.output.print(
-        f"{found['operations']:.2e} operations at {found['operations_per_second']:.1e} a second here: at least {found['seconds_at_least']:.0f} s, "
-        "more for small models and short rows."
+        f"{found['operations']:.2e} operations at {found['operations_per_second']:.1e} a second here: about {found['seconds']:.0f} s; "
+        "more for small models and short rows, less where few blocks run or train."
     )
     parts = ", ".join(f"{name} {size:,.0f}" for name, size in found["mib"].items())
     show.output.print(f"Memory, MiB: {parts}; together about {sum(found['mib'].values()):,.0f}.")

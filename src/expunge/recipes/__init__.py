@@ -255,7 +255,7 @@ def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
             f"method '{method}' has no forget objective. Add one: {', '.join(catalog.entries('objective'))}."
         )
     if not forgets:
-        extra = [axis for axis in ("objective", "weighting") if axis in parts]
+        extra = [axis for axis in ("objective", "weighting", "selection") if axis in parts]
         if extra:
             raise ConfigError(
                 f"method '{method}': '{parts['procedure']['name']}' never sees the forget set, so it takes no {extra[0]}."

@@ -93,7 +93,9 @@ def model_hash(name: str | Path) -> str:
 
     try:
         return f"hub:{name}@{HfApi().model_info(str(name)).sha}"
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # the hub client raises many kinds; each means that the model could not be found
         raise ModelError(
             f"'{name}' is no folder here, and the hub does not know it or cannot be reached ({type(error).__name__}).\nCheck the name, or give a folder."
         ) from error
@@ -127,7 +129,7 @@ def unlearn(
     start = base if recipe.kind == "training" and recipe.axes["procedure"].start == "base" else model
     if start is None:
         raise ConfigError(f"method '{recipe.method}' trains again from the base model. Give it with --base.")
-    _refuse_missing_data(recipe, data)
+    refuse_missing_data(recipe, data)
     start_hash = model_hash(start)
     inputs = hash_of(
         [
@@ -303,7 +305,8 @@ def _fit_guard(
     }
 
 
-def _refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
+def refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
+    """Raises DataError where a recipe needs rows that there are not."""
     if recipe.kind == "guard":
         return
     if recipe.axes["procedure"].forgets and all(record.shape == "subject" for record in data.forget):

@@ -1,7 +1,8 @@
 """What a run will take, from counts, before anything runs: passes, tokens, floating-point operations, memory.
 
 A forward costs 2 operations a weight and token, a backward twice that. The time is what the device needs for so many operations at
-the speed of one measured matrix product: a lower bound, near for wide models, far below the truth for tiny ones.
+the speed of one measured matrix product: near for wide models, far below the truth for tiny ones. Every block is counted as run and
+trained, so methods that stop early (`rmu`) or train little (`layers`, adapters) take less.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.errors import ConfigError
+from expunge.errors import ConfigError, ModelError
 from expunge.recipes import Recipe
+from expunge.run.make import refuse_missing_data
 
 if TYPE_CHECKING:
     from expunge.data.dataset import Dataset
@@ -23,12 +25,14 @@ ACTIVATIONS = 16
 def plan(
     model: str | Path, data: Dataset, recipe: Recipe, *, template: str = "auto", device: str | None = None
 ) -> dict[str, Any]:
-    """Steps, tokens, operations, seconds (lower bound) and memory (MiB) of `unlearn` with a training recipe.
+    """Steps, tokens, operations, seconds and memory (MiB) of `unlearn` with a training recipe.
 
-    Weights are not loaded. Raises ConfigError for a guard, which trains nothing.
+    Weights are not loaded. Raises ConfigError for a guard, which trains nothing, DataError for rows that are missing, ModelError for a
+    model that is not there.
     """
     if recipe.kind == "guard":
         raise ConfigError(f"'{recipe.method}' is a guard: it trains nothing, so there are no steps to plan.")
+    refuse_missing_data(recipe, data)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -39,8 +43,13 @@ def plan(
 
     if is_folder_name(model):
         check_folder(Path(model))
-    config: Any = AutoConfig.from_pretrained(model)
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    try:
+        config: Any = AutoConfig.from_pretrained(model)
+        tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"'{model}' is no model folder here, and the hub does not know it or cannot be reached.\nCheck the name, or give a folder."
+        ) from error
     with torch.device("meta"):
         shape = AutoModelForCausalLM.from_config(config)
     weights = {name: parameter.numel() for name, parameter in shape.named_parameters()}
@@ -89,7 +98,7 @@ def plan(
         "reference_tokens": reference_tokens,
         "operations": flops,
         "operations_per_second": speed,
-        "seconds_at_least": flops / speed,
+        "seconds": flops / speed,
         "mib": {name: round(size / 2**20, 1) for name, size in mib.items()},
     }
 
