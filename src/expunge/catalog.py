@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 from expunge.errors import ConfigError, did_you_mean
 
 AXES = {
+    "data": "methods/examples",
     "objective": "methods/objectives",
     "weighting": "methods/weighting",
     "retain": "methods/retain",
     "gradient": "methods/gradients",
     "selection": "methods/selection",
     "adapter": "methods/adapters",
+    "edit": "methods/edits",
     "procedure": "methods/procedures",
     "detector": "guards/detectors",
     "action": "guards/actions",

@@ -7,13 +7,16 @@ Log-probabilities are natural logarithms (nats) in float32; probabilities lie in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from expunge.data.dataset import Record
+    from expunge.recipes import Recipe
 
 Claim = Literal["suppression", "approximate", "exact"]
 CLAIMS: dict[str, str] = {
@@ -168,6 +171,77 @@ class Figure:
         return self.value
 
 
+# --- what a method is shown ----------------------------------------------------------------------------------------------
+class Shown(NamedTuple):
+    """The rows that a training run draws on, made from the request by a value of the data axis."""
+
+    forget: list[Example]
+    retain: list[Example]
+    alternates: list[list[Example]]
+    """Other answers to each forget prompt, row by row with `forget`; [] where none were made."""
+
+
+class Writer(Protocol):
+    """Writes what a data construction needs: rules that work on the rows alone, a model at hand, or an endpoint.
+
+    One entry a row, in the order given; the same rows and seed give the same texts.
+    """
+
+    def alternatives(self, rows: Sequence[Record], count: int) -> list[list[str]]:
+        """Other answers to each row's question: as plausible as the true one, and wrong."""
+        ...
+
+    def paraphrases(self, rows: Sequence[Record], count: int) -> list[list[Example]]:
+        """Each row's question and answer in other words."""
+        ...
+
+    def questions(self, rows: Sequence[Record], count: int) -> list[list[str]]:
+        """Other questions with the same answer: reworded, easier, more direct."""
+        ...
+
+    def falsehoods(self, rows: Sequence[Record]) -> list[str]:
+        """A wrong answer with a reason for it, which never names the true one."""
+        ...
+
+
+class Given(NamedTuple):
+    """What a data construction may draw on beside the rows."""
+
+    writer: Writer
+    refusals: Sequence[str]
+    seed: Seed
+
+
+class Course(NamedTuple):
+    """What a procedure of several stages sees when it is asked for the next one."""
+
+    recipe: Recipe
+    forget: Sequence[Record]
+    retain: Sequence[Record]
+    show: Callable[[Sequence[Record]], Shown]
+    """The recipe's data construction on some of the forget rows, with all retain rows."""
+    model: LanguageModel
+    """As it stands after the stages before."""
+    memory: dict[str, Any]
+    """The procedure's own, kept from stage to stage and over interruptions; plain JSON values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One run of the loop."""
+
+    recipe: Recipe
+    """What this stage runs; its `procedure` is not looked at."""
+    shown: Shown
+    name: str = ""
+    reference: Literal["now", "start"] = "now"
+    """Which model the loss's frozen reference is: as it stands before this stage, or before the first one."""
+    prepare: Callable[[Any], None] | None = None
+    """Changes the model in place after the reference was cached and before the first step."""
+    privacy: Any = None
+    """Where it is given, the stage trains with differential privacy by these settings."""
+
+
 # --- what a loss sees ---------------------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class TokenView:
@@ -191,6 +265,8 @@ class TokenView:
     ref_token_logp: Tensor = None  # ty: ignore[invalid-assignment]  # [answer]
     ref_logits: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, vocab]
     hidden: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, hidden] after one block, at the answer tokens
+    gates: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, experts] of one router, zero beyond its top k
+    key: Tensor = None  # ty: ignore[invalid-assignment]  # [answer] bool, tokens of the words that carry the fact
     ref_hidden: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, hidden]
 
     @property
@@ -274,7 +350,10 @@ class ParameterView(NamedTuple):
 
 
 class Selection(Protocol):
-    """Which parameters move: either `takes(name) -> bool` by tensor, or the `share` with the largest `score`."""
+    """Which parameters move, in one of three ways: `takes(name) -> bool` by tensor; the `share` with the largest `score` of a
+    ParameterView; or `pick(model, feed) -> dict[str, Tensor]`, boolean masks of the tensors that move, in part or whole, asked of
+    the starting model. One that holds something itself also has `penalty(views) -> Tensor`, its share of the step's loss.
+    """
 
     needs: frozenset[str]
 

@@ -1,0 +1,1 @@
+"""Closed forms that change weights without a loop."""

@@ -1,0 +1,1 @@
+"""What a training method is shown: the data axis."""
