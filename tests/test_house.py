@@ -8,7 +8,7 @@ import pytest
 
 import expunge
 from expunge import catalog
-from expunge.recipes import RECIPES, read_recipe
+from expunge.recipes import GUARD_AXES, RECIPES, TRAINING_AXES, read_recipe
 from tests.methods.cases import CASES
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +41,8 @@ FORBIDDEN = {
 LONG: dict[str, str] = {}
 """Files over 400 lines, with the reason why."""
 PAPERS = (
+    "methods/examples",
+    "methods/edits",
     "methods/objectives",
     "methods/weighting",
     "methods/retain",
@@ -123,17 +125,7 @@ def test_a_papers_file_imports_no_other_papers_file(folder):
 
 @pytest.mark.parametrize(
     "axis",
-    [
-        "objective",
-        "weighting",
-        "retain",
-        "gradient",
-        "selection",
-        "adapter",
-        "procedure",
-        "detector",
-        "action",
-    ],
+    [*TRAINING_AXES, *GUARD_AXES],
 )
 def test_every_method_says_what_it_needs_where_it_differs_and_when_it_fails(axis):
     for entry in catalog.entries(axis).values():
@@ -155,16 +147,7 @@ def test_every_method_has_a_preset():
     used = {
         catalog_name for path in RECIPES.glob("*.yaml") for catalog_name in _names(read_recipe(path.stem))
     }
-    for axis in (
-        "objective",
-        "weighting",
-        "retain",
-        "gradient",
-        "selection",
-        "adapter",
-        "procedure",
-        "action",
-    ):
+    for axis in (*TRAINING_AXES, "action"):
         assert set(catalog.entries(axis)) <= used, axis
 
 

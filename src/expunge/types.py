@@ -207,9 +207,9 @@ class Writer(Protocol):
 class Given(NamedTuple):
     """What a data construction may draw on beside the rows."""
 
-    writer: Writer
     refusals: Sequence[str]
     seed: Seed
+    writer: Writer | None = None
 
 
 class Course(NamedTuple):

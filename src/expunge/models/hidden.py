@@ -47,6 +47,18 @@ def find_blocks(model: PreTrainedModel, layer: int) -> Blocks:
     )
 
 
+def keep_blocks(model: PreTrainedModel, count: int) -> None:
+    """Cut `model` down to its first `count` blocks, in place; embeddings, final norm and head stay. Raises ConfigError."""
+    blocks = find_blocks(model, 0)
+    if count > len(blocks.modules):
+        raise ConfigError(f"procedure.blocks is {count}, and this model has {len(blocks.modules)} blocks.")
+    del blocks.modules[count:]
+    config = model.config.get_text_config()
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+
+
 class _LeftError(Exception):
     """The forward has reached the block that was asked for."""
 

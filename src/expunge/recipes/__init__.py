@@ -15,15 +15,32 @@ from pydantic import Field
 from expunge import catalog
 from expunge.config import Settings, apply_overrides, read_yaml
 from expunge.errors import ConfigError, did_you_mean
+from expunge.recipes import rules
+from expunge.recipes.rules import GUARD_AXES, TRAINING_AXES
 
-TRAINING_AXES = ("objective", "weighting", "retain", "gradient", "selection", "adapter", "procedure")
-GUARD_AXES = ("action", "detector")
+__all__ = [
+    "ALIASES",
+    "GUARD_AXES",
+    "RECIPES",
+    "TRAINING_AXES",
+    "Recipe",
+    "TrainSettings",
+    "catalog_name",
+    "preset_names",
+    "read_recipe",
+    "recipe",
+]
+
 ALIASES = {
     "graddiff": "ga+nll",
     "idk": "imitate+nll",
     "simsat": "wga",
     "pdu": "flatten+primal_dual",
     "loku": "ihl+nll+fila",
+    "altpo": "dpo+nll+alternates",
+    "o3": "imitate+random_labels+orthogonal+continual",
+    "lcodec": "codec+newton",
+    "dp2u": "dp2unlearning",
 }
 """Names that the field uses for a combination."""
 RECIPES = Path(__file__).parent
@@ -61,10 +78,11 @@ class TrainSettings(Settings):
     """Steps between checkpoints that a killed run resumes from."""
     probe_every: int | None = Field(None, ge=1)
     """Steps between points of the trajectory, where there is something to measure it with."""
-    select: Literal["last", "level"] = "last"
+    select: Literal["last", "level", "gold"] = "last"
     """Which step becomes the artifact. last: the last. level: of the probed steps at which right answers of the selection half
     are as likely as wrong ones, the one with the highest utility; the last one if there is none. No retrained model is
-    looked at."""
+    looked at. gold: MUSE's stop rule, the first probed step that knows no more of the selection half than the retrained model
+    does; it peeks at that model, and results say so."""
     max_loss: float = Field(1e4, gt=0)
     """A loss beyond this, nats, counts as exploded."""
 
@@ -88,13 +106,14 @@ class Recipe(Settings):
     """Where the numbers come from."""
 
     @property
-    def kind(self) -> Literal["training", "guard"]:
-        return "guard" if "action" in self.axes else "training"
+    def kind(self) -> Literal["training", "edit", "guard"]:
+        return "guard" if "action" in self.axes else "edit" if "edit" in self.axes else "training"
 
     @property
     def claim(self) -> str:
         """What may be claimed for an artifact of this recipe."""
-        return "suppression" if self.kind == "guard" else self.axes["procedure"].claim
+        maker = {"training": "procedure", "edit": "edit"}.get(self.kind)
+        return self.axes[maker].claim if maker else "suppression"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -104,25 +123,7 @@ class Recipe(Settings):
     @property
     def warnings(self) -> list[str]:
         """What is allowed but should be known: combinations that pull against what their parts are for."""
-        names = {axis: catalog_name(value) for axis, value in self.axes.items()}
-        said = []
-        if names.get("gradient") == "gru" and names.get("retain") == "primal_dual":
-            said.append(
-                "gru with primal_dual: the multiplier rescales the retain gradient that gru projects against, so both answer the same conflict."
-            )
-        if names.get("objective") == "flat" and "retain" in names and self.retain_weight:
-            said.append(
-                "flat with a retain term: FLAT claims to need forget rows alone; this is no longer that method."
-            )
-        if names.get("objective") == "rmu" and "selection" not in names:
-            said.append(
-                "rmu on all parameters: the paper trains mlp.down_proj of three blocks (+layers); with all of them every block runs in each step."
-            )
-        if names.get("retain") == "embed" and names.get("objective") != "rmu":
-            said.append(
-                "embed without rmu: only the states after one block are held; what later blocks do with them is free."
-            )
-        return said
+        return rules.warnings(self)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for the manifest; `build(**describe())` gives the recipe back."""
@@ -130,7 +131,9 @@ class Recipe(Settings):
             axis: {"name": catalog_name(value), **value.model_dump(mode="json")}
             for axis, value in self.axes.items()
         }
-        rest = self.model_dump(mode="json", exclude={"axes", "train"} if self.kind == "guard" else {"axes"})
+        rest = self.model_dump(
+            mode="json", exclude={"axes"} if self.kind == "training" else {"axes", "train"}
+        )
         return {**rest, **settings}
 
 
@@ -160,7 +163,7 @@ def recipe(method: str, **settings: Any) -> Recipe:
             rest[key] = value
         elif value is not None:
             parts[key] = {**parts.get(key, {}), **({"name": value} if isinstance(value, str) else value)}
-    _complete(method, parts)
+    rules.complete(method, parts)
     axes = {}
     for axis in (*TRAINING_AXES, *GUARD_AXES):
         if axis in parts:
@@ -222,76 +225,15 @@ def _axis_of(name: str) -> str:
     )
 
 
-def _complete(method: str, parts: dict[str, dict[str, Any]]) -> None:
-    """Fill the axes that a method implies, and refuse what cannot be combined, saying why."""
-    if "action" in parts:
-        training = [axis for axis in TRAINING_AXES if axis in parts]
-        if training:
-            raise ConfigError(
-                f"method '{method}': '{parts['action']['name']}' is a guard and leaves the weights alone, '{parts[training[0]]['name']}' trains them.\n"
-                "Make two artifacts: train first, then fit the guard on the trained one."
-            )
-        parts.setdefault("detector", {}).setdefault("name", "ngram")
-        return
-    if "detector" in parts:
-        raise ConfigError(
-            f"method '{method}': a detector alone does nothing. Add an action: {', '.join(catalog.entries('action'))}."
-        )
-    parts.setdefault("procedure", {}).setdefault("name", "plain")
-    parts.setdefault("gradient", {}).setdefault("name", "sum")
-    if parts.get("retain", {}).get("name") == "embed" and parts["retain"].get("layer") is None:
-        objective = parts.get("objective", {})
-        if objective.get("name") != "rmu":
-            raise ConfigError(
-                f"method '{method}': 'embed' holds hidden states after one block, and nothing says which. Set it: --set retain.layer=..."
-            )
-        parts["retain"]["layer"] = objective.get("layer", catalog.load("objective", "rmu")().layer)
-    procedure = catalog.load("procedure", parts["procedure"]["name"])
-    if getattr(procedure, "reinforces", False):
-        _refuse_beside_reinforcement(method, parts)
-    forgets = procedure.forgets
-    if forgets and "objective" not in parts:
-        raise ConfigError(
-            f"method '{method}' has no forget objective. Add one: {', '.join(catalog.entries('objective'))}."
-        )
-    if not forgets:
-        extra = [axis for axis in ("objective", "weighting", "selection") if axis in parts]
-        if extra:
-            raise ConfigError(
-                f"method '{method}': '{parts['procedure']['name']}' never sees the forget set, so it takes no {extra[0]}."
-            )
-        parts.setdefault("retain", {"name": "nll"})
-    if "selection" in parts and "adapter" in parts:
-        raise ConfigError(
-            f"method '{method}': '{parts['selection']['name']}' picks among the model's own weights, and '{parts['adapter']['name']}' freezes them all.\n"
-            "Take one of the two; which layers get an adapter is said by adapter.targets."
-        )
-    if "weighting" in parts and not catalog.load("objective", parts["objective"]["name"]).weighted:
-        raise ConfigError(
-            f"method '{method}': '{parts['objective']['name']}' takes no token weights: its loss is not a mean over tokens' log-probabilities,\n"
-            "or already weighs them, and the product of the two is neither paper's method. Use the weighting with 'ga'."
-        )
-
-
-def _refuse_beside_reinforcement(method: str, parts: dict[str, dict[str, Any]]) -> None:
-    """A procedure that learns the forget set once more takes no objective of its own: ascent turned round is fine-tuning."""
-    name = parts["procedure"]["name"]
-    objective = parts.setdefault("objective", {}).setdefault("name", "ga")
-    extra = [axis for axis in ("weighting", "retain", "adapter", "selection") if axis in parts]
-    if objective != "ga" or extra:
-        what = parts[extra[0]]["name"] if extra else objective
-        raise ConfigError(
-            f"method '{method}': '{name}' trains on the forget set once more and then subtracts, so '{what}' has no place in it. Leave it out."
-        )
-
-
 def _implied(axis: str, axes: Mapping[str, Any], retain_weight: float) -> bool:
     """Axis values that the canonical name leaves out."""
+    name = catalog_name(axes[axis])
+    procedure = axes.get("procedure")
+    if getattr(procedure, "implies", {}).get(axis) == name:
+        return True
     if axis == "retain":
-        return not axes["procedure"].forgets or retain_weight == 0
+        return retain_weight == 0 or not getattr(procedure, "forgets", True)
     if axis == "objective":
-        return getattr(axes["procedure"], "reinforces", False)
-    return axis == "detector" or (axis, catalog_name(axes[axis])) in {
-        ("gradient", "sum"),
-        ("procedure", "plain"),
-    }
+        return getattr(procedure, "reinforces", False)
+    implied = {("gradient", "sum"), ("procedure", "plain"), ("data", "raw"), ("data", "refusals")}
+    return axis == "detector" or (axis, name) in implied

@@ -71,9 +71,11 @@ def limits(run: RunView) -> list[str]:
         )
     said += manifest.get("warnings", [])
     if manifest.get("level_reached") is False:
-        said.append(
-            "At no probed step were right and wrong answers equally likely on the selection half, so the last step was taken."
-        )
+        wanted = {
+            "level": "were right and wrong answers equally likely on the selection half",
+            "gold": "did it know as little of the selection half as the retrained model",
+        }[manifest["recipe"]["train"]["select"]]
+        said.append(f"At no probed step {wanted}, so the last step was taken.")
     if evaluation["gold"] is None:
         said.append("No gold model was given, so forget quality is not known.")
     elif n:

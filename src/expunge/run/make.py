@@ -14,6 +14,7 @@ from expunge.artifacts.manifest import hash_files, hash_of, new_manifest, read_m
 from expunge.errors import ConfigError, DataError, ModelError
 from expunge.recipes import Recipe, catalog_name, read_recipe
 from expunge.recipes import recipe as build_recipe
+from expunge.run.makers import Order, edit_weights, fit_guard, train_weights
 from expunge.types import LanguageModel
 
 if TYPE_CHECKING:
@@ -147,19 +148,21 @@ def unlearn(
         return out
     with store.workspace(out, inputs) as folder:
         clock = time.perf_counter()
-        maker = _fit_guard if recipe.kind == "guard" else _train
-        more = maker(
-            start,
-            data,
-            recipe,
-            folder,
-            template=template,
-            device=device,
-            refusals=refusals,
-            replay=replay,
-            probe=probe,
-            selection=selection,
-            progress=progress,
+        make = {"training": train_weights, "edit": edit_weights, "guard": fit_guard}[recipe.kind]
+        more = make(
+            Order(
+                start,
+                data,
+                recipe,
+                folder,
+                template,
+                device,
+                refusals,
+                replay,
+                probe,
+                selection,
+                progress,
+            )
         )
         manifest = new_manifest(
             claim=recipe.claim,
@@ -183,137 +186,21 @@ def unlearn(
     return out
 
 
-def _train(
-    start, data, recipe, folder, *, template, device, refusals, replay, probe, selection, progress
-) -> dict[str, Any]:
-    import torch
-
-    from expunge.models.language_model import TransformerLM
-    from expunge.models.load import load_model, save_model
-    from expunge.train.feed import Feed, Rows
-    from expunge.train.loop import train
-    from expunge.train.selection import retain_sample
-    from expunge.train.statistics import mean_squares
-
-    torch.use_deterministic_algorithms(True, warn_only=device not in (None, "cpu"))
-    model, tokenizer, _ = load_model(start, dtype="float32", device=device)
-    if getattr(model, "is_quantized", False):
-        raise ModelError(
-            f"{start}: its weights are quantised, and steps smaller than their grid would be lost. Unlearn the full-precision model, then quantise."
-        )
-    lm = TransformerLM(model, tokenizer, template)
-    encode = lm.encoder.examples
-    forget = [record.example() for record in data.forget if record.shape != "subject"]
-    alternates = []
-    if "alternate" in recipe.needs:
-        from expunge.data.refusals import alternates_of
-
-        alternates = [encode(others) for others in alternates_of(forget, refusals)]
-    rows = Rows(
-        encode(forget),
-        encode([r.example() for r in data.retain]),
-        alternates,
-        encode([r.example() for r in replay]),
-    )
-    begin = time.perf_counter()
-    feed = Feed(model, recipe, rows, lm.pad_id)
-    timings = {"reference": time.perf_counter() - begin}
-    adapter = recipe.axes.get("adapter")
-    adapted: Any = (
-        adapter.attach(
-            model,
-            recipe.seed,
-            lambda stream, weights: mean_squares(
-                model, weights, feed.rows.forget if stream == "forget" else retain_sample(feed), lm.pad_id
-            ),
-        )
-        if adapter
-        else None
-    )
-    procedure = recipe.axes["procedure"]
-    origin = (
-        {name: p.detach().cpu().clone() for name, p in model.named_parameters()}
-        if hasattr(procedure, "finish")
-        else {}
-    )
-    begin = time.perf_counter()
-    measured = (lambda step: probe(lm, step)) if probe else None
-    outcome = train(
-        model,
-        feed,
-        recipe,
-        folder=folder,
-        probe=measured,
-        progress=lambda done, total: progress("training", done, total),
-    )
-    if origin:
-        procedure.finish(dict(model.named_parameters()), origin)
-    timings["training"] = time.perf_counter() - begin
-    kind = adapter.artifact if adapter else "weights"
-    if kind == "adapter":
-        adapted.save_pretrained(str(folder / "adapter"))
-    else:
-        save_model(adapted.merge_and_unload() if adapter else model, tokenizer, folder / "model")
-    store.write_lines(folder / "trace.jsonl", outcome.trace)
-    store.remove(folder / "checkpoint")
-    return {
-        "kind": kind,
-        "template": lm.encoder.template,
-        "timings": timings,
-        "steps": outcome.steps,
-        "chosen_step": outcome.chosen_step,
-        "level_reached": outcome.level_reached,
-        "trained_share": outcome.trained_share,
-        "reference_cache_mib": round(feed.reference_bytes / 2**20, 3),
-    }
-
-
-def _fit_guard(
-    start, data, recipe, folder, *, template, device, refusals, replay, probe, selection, progress
-) -> dict[str, Any]:
-    from dataclasses import replace
-
-    from expunge.data.subjects import find_names
-    from expunge.guards.guard import Guard
-
-    lm: Any = load(start, device=device, template=template)
-    found: tuple[str, ...] = ()
-    if not data.subjects and "subject" in recipe.needs:
-        found = find_names(data.forget, data.retain)
-        data = replace(
-            data,
-            forget=(
-                *data.forget,
-                *(type(data.forget[0])(f"found-{i}", subject=name) for i, name in enumerate(found)),
-            ),
-        )
-    progress("fitting the guard", 0, 1)
-    guard = Guard.fit(lm, data, recipe, selection)
-    guard.save(folder / "guard")
-    progress("fitting the guard", 1, 1)
-    detected, acts = guard.detector.state(), guard.action.state()
-    shown = {
-        "calibration": detected.get("calibration"),
-        "strength": acts.get("strength"),
-        "curve": acts.get("curve"),
-    }
-    return {
-        "kind": "guard",
-        "template": lm.encoder.template,
-        "names_found_in_text": list(found),
-        "guard": shown,
-    }
-
-
 def refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
     """Raises DataError where a recipe needs rows that there are not."""
-    if recipe.kind == "guard":
+    if recipe.kind != "training":
         return
     if recipe.axes["procedure"].forgets and all(record.shape == "subject" for record in data.forget):
         raise DataError(
             f"method '{recipe.method}' trains on what is to be forgotten, and the forget rows only name it ('subject').\n"
             "Give question-answer pairs or texts, or use a guard:  --method eco --set detector.name=names"
         )
+    if "pairs" in recipe.needs:
+        bad = next((record for record in data.forget if record.shape == "text"), None)
+        if bad:
+            raise DataError(
+                f"method '{recipe.method}' answers forget questions in another way, and forget row {bad.id} is a raw text without a question.\nUse question-answer pairs, or another method."
+            )
     if "retain" in recipe.needs and not data.retain:
         who = next(axis for axis, part in recipe.axes.items() if "retain" in getattr(part, "needs", ()))
         raise DataError(

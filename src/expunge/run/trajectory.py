@@ -21,12 +21,14 @@ SHOWN = (
     "forget/fluency",
     "retain/accuracy",
 )
+KNOWS = "forget/rouge_l_recall"
+"""What MUSE's stop rule compares: its knowledge memorisation is the mean ROUGE-L recall of the answers."""
 
 
 class TrajectoryProbe:
     """A probe for `unlearn`: figures of both halves, and the level of the selection half that `select: level` goes by.
 
-    The level looks at the model alone; the gold serves for the figures that are shown. The gold is only loaded at the first
+    The level looks at the model alone; the gold serves for the figures that are shown, and for `select: gold`. The gold is only loaded at the first
     point: a run that is finished needs none.
     """
 
@@ -41,11 +43,19 @@ class TrajectoryProbe:
         figures = {half: part.figures(records, self._gold_records) for half, part in self.halves.items()}
         level = self.halves["select"].level(records)
         return {
+            "gold_reached": self._gold_reached(figures["select"]),
             "level_reached": level.reached,
             "level_gap": level.gap,
             "utility": figures["select"]["model_utility"].value,
             **{half: _shown(found) for half, found in figures.items()},
         }
+
+    def _gold_reached(self, figures: dict[str, Figure]) -> bool | None:
+        """Whether the selection half is known no better than by the gold: ROUGE-L recall, as MUSE's stop rule has it."""
+        if self._gold_records is None:
+            return None
+        gold = self.halves["select"].figures(self._gold_records, None)
+        return figures[KNOWS].number <= gold[KNOWS].number
 
     def _records(self, model: LanguageModel) -> list[dict[str, Any]]:
         return measure(

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Probe = Callable[[int], dict[str, Any]]
-"""Measures the model as it stands after a number of steps. For `select: level` its entries hold `level_reached` (bool) and
-`utility` (float)."""
+"""Measures the model as it stands after a number of steps. Its entries hold `utility` (float) and what `train.select` goes by:
+`level_reached` (bool), `gold_reached` (bool, or None without a retrained model)."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Outcome:
     chosen_step: int
     """The step whose weights the model now has."""
     level_reached: bool | None
-    """Whether `select: level` found its step; None for `select: last`."""
+    """Whether `train.select` found its step; None where it takes the last."""
     trained_share: float
     """Share of the model's weights that could move."""
     trace: list[dict[str, Any]]
@@ -99,9 +99,9 @@ class _Run:
     def finish(self, progress: Callable[[int, int], None]) -> Outcome:
         total = len(self.feed.steps)
         self.model.train()
-        if self.settings.select == "level" and not (self.probe and self.settings.probe_every):
+        if self.settings.select != "last" and not (self.probe and self.settings.probe_every):
             raise ConfigError(
-                "train.select is 'level', but nothing is measured on the way.\n"
+                f"train.select is '{self.settings.select}', but nothing is measured on the way.\n"
                 "Set train.probe_every and name the benchmark that measures (--benchmark), or take --set train.select=last"
             )
         with torch.random.fork_rng():
@@ -122,8 +122,10 @@ class _Run:
                 if self.checkpoint and (self.done % self.settings.checkpoint_every == 0) and not last:
                     self._save()
                 progress(self.done, total)
+                if self.settings.select == "gold" and self.chosen:
+                    break
         self.model.eval()
-        reached = bool(self.chosen) if self.settings.select == "level" else None
+        reached = bool(self.chosen) if self.settings.select != "last" else None
         if self.chosen:
             self._put(self.chosen)
         step = self.chosen_step if self.chosen else self.done
@@ -257,15 +259,24 @@ class _Run:
         assert self.probe is not None
         found = self.probe(step)
         self.model.train()
-        if (
-            step
-            and self.settings.select == "level"
-            and found["level_reached"]
-            and found["utility"] > self.chosen_utility
-        ):
+        if step and self._better(found):
             self.chosen = {name: p.detach().clone() for name, p in self.weights.items()}
             self.chosen_step, self.chosen_utility = step, found["utility"]
         return found
+
+    def _better(self, found: dict[str, Any]) -> bool:
+        """Whether `train.select` takes this point instead of what it has taken so far."""
+        if self.settings.select == "gold":
+            if found["gold_reached"] is None:
+                raise ConfigError(
+                    "train.select is 'gold', but no retrained model was given to compare with. Give it with --gold, or take --set train.select=last"
+                )
+            return found["gold_reached"]
+        return (
+            self.settings.select == "level"
+            and found["level_reached"]
+            and found["utility"] > self.chosen_utility
+        )
 
     def _refuse_explosion(self, entry: dict[str, Any]) -> None:
         values = {

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from expunge.data.tokenize import Encoded
-from expunge.train.feed import Feed
+from expunge.train.feed import Feed, Rows
 from expunge.train.statistics import mean_gradients
-from expunge.types import ParameterView
+from expunge.types import ParameterView, Seed
 
 Scores = Callable[[], Iterable[tuple[str, Tensor]]]
 """Scores by tensor, >= 0; called once a pass, always in the same order."""
@@ -29,7 +29,7 @@ def select(selection: Any, weights: Mapping[str, Tensor], feed: Feed) -> dict[st
     stream = feed.forget_streams[0]
     rows = {
         "forget": feed.rows.forget if stream == "forget" else [others[0] for others in feed.rows.alternates],
-        "retain": retain_sample(feed),
+        "retain": retain_sample(feed.rows, feed.seed),
     }
     size = feed.micro_batch
     gradients = {
@@ -49,11 +49,11 @@ def select(selection: Any, weights: Mapping[str, Tensor], feed: Feed) -> dict[st
     return top_share(scores, selection.share)
 
 
-def retain_sample(feed: Feed) -> list[Encoded]:
+def retain_sample(rows: Rows, seed: Seed) -> list[Encoded]:
     """As many retain rows as there are forget rows, drawn by the run's seed; all of them where there are fewer."""
-    generator = torch.Generator().manual_seed(feed.seed.child("selection").number)
-    drawn = torch.randperm(len(feed.rows.retain), generator=generator)[: len(feed.rows.forget)]
-    return [feed.rows.retain[i] for i in drawn.tolist()]
+    generator = torch.Generator().manual_seed(seed.child("selection").number)
+    drawn = torch.randperm(len(rows.retain), generator=generator)[: len(rows.forget)]
+    return [rows.retain[i] for i in drawn.tolist()]
 
 
 def top_share(scores: Scores, share: float) -> dict[str, Tensor]:

@@ -1,0 +1,327 @@
+"""What `unlearn` runs for each kind of recipe: a loop of one or several stages, an edit, or the fitting of a guard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.artifacts import store
+from expunge.errors import ModelError
+from expunge.recipes import Recipe
+from expunge.types import Course, Given, LanguageModel, Seed, Shown, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from expunge.data.dataset import Dataset, Record
+    from expunge.models.language_model import TransformerLM
+    from expunge.run.make import Progress
+    from expunge.train.feed import Rows
+    from expunge.train.loop import Outcome
+
+
+@dataclass
+class Order:
+    """What was asked for, and where it is built."""
+
+    start: str | Path
+    data: Dataset
+    recipe: Recipe
+    folder: Path
+    template: str
+    device: str | None
+    refusals: Sequence[str]
+    replay: Sequence[Record]
+    probe: Callable[[LanguageModel, int], dict[str, Any]] | None
+    selection: Sequence[Record] | None
+    progress: Progress
+
+
+def train_weights(order: Order) -> dict[str, Any]:
+    """Run the recipe's stages and write `model` or `adapter` and the trace. Returns what the manifest says of it."""
+    import torch
+
+    from expunge.models.load import save_model
+
+    recipe, folder = order.recipe, order.folder
+    torch.use_deterministic_algorithms(True, warn_only=order.device not in (None, "cpu"))
+    lm = _trainable(order)
+    procedure = recipe.axes["procedure"]
+    if blocks := getattr(procedure, "blocks", None):
+        from expunge.models.hidden import keep_blocks
+
+        keep_blocks(lm.model, blocks)
+    run = _Stages(order, lm)
+    run.finish()
+    adapter = recipe.axes.get("adapter")
+    kind = adapter.artifact if adapter and not blocks else "weights"
+    if kind == "adapter":
+        run.adapted.save_pretrained(str(folder / "adapter"))
+    else:
+        save_model(run.adapted.merge_and_unload() if adapter else lm.model, lm.tokenizer, folder / "model")
+    store.write_lines(folder / "trace.jsonl", run.trace)
+    store.remove(folder / "stages")
+    last = run.outcomes[-1]
+    return {
+        "kind": kind,
+        "template": lm.encoder.template,
+        "timings": run.timings,
+        "steps": sum(outcome["steps"] for outcome in run.outcomes),
+        "reference_cache_mib": round(run.reference_bytes / 2**20, 3),
+        **{name: last[name] for name in ("chosen_step", "level_reached", "trained_share")},
+        **({"stages": run.outcomes} if run.staged else {}),
+        **({"procedure": run.memory} if run.memory else {}),
+    }
+
+
+class _Stages:
+    """The stages of a procedure, each a run of the loop; between two of them everything is on disk."""
+
+    def __init__(self, order: Order, lm: TransformerLM):
+        self.order, self.lm = order, lm
+        self.recipe, self.model = order.recipe, lm.model
+        self.procedure, self.adapter = self.recipe.axes["procedure"], self.recipe.axes.get("adapter")
+        self.staged = hasattr(self.procedure, "stage")
+        self.adapted: Any = None
+        self.outcomes: list[dict[str, Any]] = []
+        self.trace: list[dict[str, Any]] = []
+        self.memory: dict[str, Any] = {}
+        self.timings = {"reference": 0.0, "training": 0.0}
+        self.reference_bytes = 0
+        self.start: dict[str, Tensor] = {}
+        given = Given(order.refusals or _refusals(), Seed(self.recipe.seed).child("data"))
+        rows = [record for record in order.data.forget if record.shape != "subject"]
+        self.course = Course(
+            self.recipe,
+            rows,
+            order.data.retain,
+            lambda some: self.recipe.axes["data"].show(some, order.data.retain, given),
+            lm,
+            self.memory,
+        )
+
+    def finish(self) -> None:
+        """Run all stages that are not done yet."""
+        if hasattr(self.procedure, "finish") or getattr(self.procedure, "reference", "now") == "start":
+            self.start = {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
+        self._resume()
+        while stage := self._stage(len(self.outcomes)):
+            self._run(stage)
+        if hasattr(self.procedure, "finish"):
+            self.procedure.finish(dict(self.model.named_parameters()), self.start)
+
+    def _stage(self, number: int) -> Stage | None:
+        if self.staged:
+            return self.procedure.stage(number, self.course)
+        return Stage(self.recipe, self.course.show(self.course.forget)) if number == 0 else None
+
+    def _run(self, stage: Stage) -> None:
+        from expunge.train.feed import Feed
+        from expunge.train.loop import train
+
+        number = len(self.outcomes)
+        folder = self.order.folder / f"stage-{number}" if self.staged else self.order.folder
+        rows = self._rows(stage.shown)
+        begin = time.perf_counter()
+        if not self.adapter:
+            self.model.requires_grad_(True)
+        with self._reference(stage):
+            feed = Feed(self.model, stage.recipe, rows, self.lm.pad_id)
+        self.reference_bytes = max(self.reference_bytes, feed.reference_bytes)
+        self.timings["reference"] += time.perf_counter() - begin
+        self._adapt(number)
+        if stage.prepare:
+            stage.prepare(self.model)
+        begin = time.perf_counter()
+        before = sum(outcome["steps"] for outcome in self.outcomes)
+        probe = self.order.probe
+        outcome = train(
+            self.model,
+            feed,
+            stage.recipe,
+            folder=folder,
+            probe=(lambda step: probe(self.lm, before + step)) if probe else None,
+            progress=lambda done, total: self.order.progress(stage.name or "training", done, total),
+        )
+        self.timings["training"] += time.perf_counter() - begin
+        self._keep(stage, outcome)
+        store.remove(folder if self.staged else folder / "checkpoint")
+
+    def _rows(self, shown: Shown) -> Rows:
+        from expunge.train.feed import Rows
+
+        encode = self.lm.encoder.examples
+        return Rows(
+            encode(shown.forget),
+            encode(shown.retain),
+            [encode(others) for others in shown.alternates],
+            encode([record.example() for record in self.order.replay]),
+        )
+
+    def _adapt(self, number: int) -> None:
+        """Start the adapter, after the first stage's reference was cached; one that stacks gets another for each stage."""
+        if self.adapter and self.adapted is None:
+            self.adapted = self.adapter.attach(self.model, self.recipe.seed, self._squares)
+        elif hasattr(self.adapter, "attach_next"):
+            self.adapter.attach_next(self.adapted, number + 1, self.recipe.seed)
+
+    def _squares(self, stream: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean squared gradients of the starting model on the forget rows or as many retain rows."""
+        from expunge.train.selection import retain_sample
+        from expunge.train.statistics import mean_squares
+
+        rows = self._rows(self.course.show(self.course.forget))
+        drawn = (
+            rows.forget if stream == "forget" else retain_sample(rows, Seed(self.recipe.seed).child("train"))
+        )
+        return mean_squares(self.model, weights, drawn, self.lm.pad_id)
+
+    @contextmanager
+    def _reference(self, stage: Stage) -> Generator[None]:
+        """The model as the stage's frozen reference has it: as it is, or as it was before the first stage."""
+        if stage.reference == "now" or not self.outcomes:
+            yield
+        elif self.adapted is not None:
+            with self.adapted.disable_adapter():
+                yield
+        else:
+            now = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            _put(self.model, self.start)
+            yield
+            _put(self.model, now)
+
+    # --- between stages -------------------------------------------------------------------------------------------------
+    def _keep(self, stage: Stage, outcome: Outcome) -> None:
+        from expunge.train import checkpoint
+
+        facts = {name: value for name, value in vars(outcome).items() if name != "trace"}
+        self.outcomes.append({"stage": stage.name, **facts} if self.staged else facts)
+        self.trace += [{"stage": stage.name, **entry} if self.staged else entry for entry in outcome.trace]
+        if self.staged:
+            facts = {
+                "outcomes": self.outcomes,
+                "trace": self.trace,
+                "memory": self.memory,
+                "timings": self.timings,
+            }
+            checkpoint.save(
+                self.order.folder / "stages",
+                checkpoint.State(len(self.outcomes), {"weights": self._moved()}, facts),
+            )
+
+    def _resume(self) -> None:
+        from expunge.train import checkpoint
+
+        state = checkpoint.load(self.order.folder / "stages")
+        if state is None:
+            return
+        self.outcomes, self.trace = state.facts["outcomes"], state.facts["trace"]
+        self.memory.update(state.facts["memory"])
+        self.timings = state.facts["timings"]
+        for number in range(len(self.outcomes) if self.adapter else 0):
+            self._adapt(number)
+        _put(self.model, state.tensors["weights"])
+
+    def _moved(self) -> dict[str, Tensor]:
+        """The weights that stages change: an adapter's own, or all."""
+        return {name: p for name, p in self.model.named_parameters() if not self.adapter or "lora_" in name}
+
+
+def edit_weights(order: Order) -> dict[str, Any]:
+    """Apply the recipe's closed form and write `model`. Returns what the manifest says of it."""
+    from expunge.models.load import save_model
+    from expunge.train.workbench import Workbench
+
+    lm = _trainable(order)
+    order.progress("editing", 0, 1)
+    begin = time.perf_counter()
+    facts = order.recipe.axes["edit"].apply(Workbench(lm, order.data, order.recipe))
+    seconds = time.perf_counter() - begin
+    save_model(lm.model, lm.tokenizer, order.folder / "model")
+    order.progress("editing", 1, 1)
+    return {
+        "kind": "weights",
+        "template": lm.encoder.template,
+        "timings": {"edit": seconds},
+        "edit": facts,
+    }
+
+
+def fit_guard(order: Order) -> dict[str, Any]:
+    """Fit detector and action and write `guard`. Returns what the manifest says of it."""
+    from expunge.data.subjects import find_names
+    from expunge.guards.guard import Guard
+    from expunge.run.make import load
+
+    data = order.data
+    lm: Any = load(order.start, device=order.device, template=order.template)
+    found: tuple[str, ...] = ()
+    if not data.subjects and "subject" in order.recipe.needs:
+        found = find_names(data.forget, data.retain)
+        data = replace(
+            data,
+            forget=(
+                *data.forget,
+                *(type(data.forget[0])(f"found-{i}", subject=name) for i, name in enumerate(found)),
+            ),
+        )
+    order.progress("fitting the guard", 0, 1)
+    guard = Guard.fit(lm, data, order.recipe, order.selection)
+    guard.save(order.folder / "guard")
+    order.progress("fitting the guard", 1, 1)
+    detected, acts = guard.detector.state(), guard.action.state()
+    shown = {
+        "calibration": detected.get("calibration"),
+        "strength": acts.get("strength"),
+        "curve": acts.get("curve"),
+    }
+    return {
+        "kind": "guard",
+        "template": lm.encoder.template,
+        "names_found_in_text": list(found),
+        "guard": shown,
+    }
+
+
+def _trainable(order: Order) -> TransformerLM:
+    """The model to start from in float32: a folder, a hub id, or what an earlier run made of one. Raises ModelError."""
+    from expunge.artifacts.manifest import read_manifest
+    from expunge.models.language_model import TransformerLM
+    from expunge.models.load import load_model
+
+    start, template = order.start, order.template
+    if (Path(start) / "manifest.json").is_file() and (kind := read_manifest(Path(start)).get("kind")):
+        manifest = read_manifest(Path(start))
+        if kind != "weights":
+            raise ModelError(
+                f"{start}: a run that holds {'a guard' if kind == 'guard' else 'an adapter'}, not a whole model, so there are no weights of its own to change.\n"
+                f"Start from the model that it was made for: {manifest['base']['name']}"
+            )
+        template = manifest["template"] if template == "auto" else template
+        start = Path(start) / "model"
+    model, tokenizer, _ = load_model(start, dtype="float32", device=order.device)
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            f"{start}: its weights are quantised, and changes smaller than their grid would be lost. Unlearn the full-precision model, then quantise."
+        )
+    return TransformerLM(model, tokenizer, template)
+
+
+def _put(model: PreTrainedModel, values: dict[str, Tensor]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in values:
+                parameter.copy_(values[name])
+
+
+def _refusals() -> Sequence[str]:
+    from expunge.data.refusals import REFUSALS
+
+    return REFUSALS
