@@ -9,7 +9,7 @@ tail to head, the wrong class is forgotten through its own channels alone, and t
 p_c is the mean feature vector of class c over its trusted rows. This is an example of a mask on features for an image
 classifier: it stands beside Expunge, whose loop trains language models, and nothing in Expunge depends on it.
 Needs: labelled images, and which labels are suspect.
-Differs from the paper: this is a reconstruction from what its abstract and introduction state; its equations were not at hand
+Differs from the paper: this is a reconstruction from what its abstract and public summaries state; its equations were not at hand
 and may be others. Adaptive multi-label correction is one corrected label (the nearest prototype's), head-to-tail mixing of soft
 labels is left out, and suspects are given instead of found. No number here is comparable with the paper's.
 Differs from the authors' code: not compared; the abstract names an anonymous repository that was not at hand.
