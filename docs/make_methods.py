@@ -5,6 +5,7 @@
 A test holds that the pages are those of the code; run this after changing a docstring.
 """
 
+import ast
 from pathlib import Path
 
 from expunge import catalog
@@ -38,6 +39,13 @@ def pages() -> dict[str, str]:
             text += ["", f"Presets: {', '.join(f'`{preset}`' for preset in presets)}"]
         found[name] = "\n".join(text) + "\n"
         rows.append(f"| `{entry.name}` | {entry.axis} | {entry.summary.rstrip('.')} | [{name}]({name}) |")
+    for path in sorted((FOLDER.parents[1] / "examples").glob("*.py")):
+        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        name = f"example-{path.stem}.md"
+        found[name] = "\n".join([f"# {path.stem}", "", *_paragraphs(doc)]) + "\n"
+        rows.append(
+            f"| `{path.stem}` | none: an example beside the package | {doc.splitlines()[0].rstrip('.')} | [{name}]({name}) |"
+        )
     found["README.md"] = "\n".join(rows) + "\n"
     return found
 

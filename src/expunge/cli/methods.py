@@ -44,12 +44,14 @@ def methods(
             entry["summary"],
         )
     output.print(table)
-    from expunge.recipes import ALIASES, preset_names
+    from expunge.recipes import ALIASES, ELSEWHERE, preset_names
 
     output.print(
         f"\nJoin names with '+', one per axis: [bold]npo+nll+gru+lora[/bold]. Short for: {', '.join(f'{k} = {v}' for k, v in ALIASES.items())}."
     )
     output.print(f"Presets (--recipe): {', '.join(preset_names())}")
+    for said in ELSEWHERE.values():
+        output.print(f"Not a recipe: {said}")
     output.print("More about one: expunge methods NAME")
 
 

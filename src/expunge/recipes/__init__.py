@@ -43,6 +43,10 @@ ALIASES = {
     "dp2u": "dp2unlearning",
 }
 """Names that the field uses for a combination."""
+ELSEWHERE = {
+    "dull": "DULL unlearns through feature masks of an image classifier. It stands beside the package as an example: python examples/dull.py"
+}
+"""Methods that people ask for by name and that no recipe can run, with where they are."""
 RECIPES = Path(__file__).parent
 
 
@@ -219,6 +223,8 @@ def _axis_of(name: str) -> str:
         raise ConfigError(
             f"method '{name}': a dotted path does not say its axis. Give it by name: --set objective.name={name}"
         )
+    if name in ELSEWHERE:
+        raise ConfigError(f"method '{name}' is none of a language model: {ELSEWHERE[name]}")
     known = [entry.name for entry in catalog.all_entries(*axes)] + list(ALIASES) + preset_names()
     raise ConfigError(
         f"unknown method '{name}'.{did_you_mean(name, known)} See `expunge methods` for all of them."
