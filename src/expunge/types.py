@@ -265,7 +265,8 @@ class TokenView:
     ref_token_logp: Tensor = None  # ty: ignore[invalid-assignment]  # [answer]
     ref_logits: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, vocab]
     hidden: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, hidden] after one block, at the answer tokens
-    gates: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, experts] of one router, zero beyond its top k
+    gates: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, routers, experts] of the routers that were picked, zero beyond the top k
+    chosen: Tensor = None  # ty: ignore[invalid-assignment]  # [routers, experts] bool, the experts that move
     key: Tensor = None  # ty: ignore[invalid-assignment]  # [answer] bool, tokens of the words that carry the fact
     ref_hidden: Tensor = None  # ty: ignore[invalid-assignment]  # [answer, hidden]
 

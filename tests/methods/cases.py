@@ -55,6 +55,9 @@ CASES = (
     Case("ga+magnitude", {"selection": {"share": 0.3}}),
     Case("ga+random", {"selection": {"share": 0.3}}),
     Case("ihl+nll+fila", {"adapter": {"rank": 4, "alpha": 8}}),
+    Case("npo+nll+orthogonal", {"adapter": {"rank": 4}}),
     Case("ga+lora", {"adapter": {"rank": 4}}),
 )
-"""Objective, weighting, retain term, gradient rule and adapter: each value stands in at least one row."""
+"""Objective, weighting, retain term, gradient rule, selection and adapter: each value stands in at least one row."""
+ELSEWHERE = {"seuf": "tests/methods/test_seuf.py, on mixtures of experts: these rows run on a dense model"}
+"""Values that no row can run, with the place of their own checks."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from expunge.data.batching import Step, collate, plan_steps
 from expunge.data.tokenize import Encoded
 from expunge.errors import ConfigError
+from expunge.models.experts import Affinity, PickedGates, affinities
 from expunge.models.hidden import HiddenRows, first_trained_block
 from expunge.models.logprobs import AnswerRows, answer_rows, token_logp
 from expunge.models.reference import Reference
@@ -65,15 +68,23 @@ def freeze_unnamed(model: PreTrainedModel, selection: Any) -> None:
         parameter.requires_grad_(name in taken)
 
 
+def freeze_unpicked(model: PreTrainedModel, picked: Mapping[str, Tensor]) -> None:
+    """Take the gradient from every tensor of which a selection picked nothing. Raises ConfigError when it picked nothing at all."""
+    if not any(mask.any() for mask in picked.values()):
+        raise ConfigError("selection: nothing of this model was picked, so nothing would be trained.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in picked)
+
+
 class Feed:
     """The plan of a run over one model, and its caches of the starting model. Build it before anything changes the model.
 
-    A selection by name takes the gradient from all other tensors here, so that the caches know what cannot change.
+    A selection that takes whole tensors, or picks from some, takes the gradient from all others here, so that the caches know
+    what cannot change. What it picked is in `picked`: boolean masks by tensor; {} for any other selection.
     """
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe, rows: Rows, pad_id: int):
-        if (selection := recipe.axes.get("selection")) and hasattr(selection, "takes"):
-            freeze_unnamed(model, selection)
+        selection = recipe.axes.get("selection")
         self.model = model
         self.rows = rows
         self.pad_id = pad_id
@@ -89,6 +100,15 @@ class Feed:
         self.batch_size = settings.batch_size
         self.micro_batch = settings.micro_batch or settings.batch_size
         self.precision = getattr(torch, settings.precision)
+        self.picked: dict[str, Tensor] = {}
+        if hasattr(selection, "takes"):
+            freeze_unnamed(model, selection)
+        elif hasattr(selection, "pick"):
+            model.requires_grad_(True)  # an earlier stage may have picked others
+            self.picked = selection.pick(model, self)
+            freeze_unpicked(model, self.picked)
+        gated = selection is not None and "router" in selection.needs
+        self.gates = PickedGates(model, self.picked) if gated else None
         self.steps = steps_of(
             recipe,
             [len(row.ids) for row in rows.forget] if "objective" in parts else [],
@@ -117,6 +137,10 @@ class Feed:
         caches = [*self.reference.values(), *self.hidden.values()]
         return sum(cache.bytes for cache in {id(cache): cache for cache in caches}.values())
 
+    def affinities(self) -> list[Affinity]:
+        """How much the forget rows use each expert of each layer. Raises ModelError for a dense model."""
+        return affinities(self.model, self.rows.forget, self.pad_id)
+
     def parts(self, step: Step) -> Iterator[slice]:
         """The micro-batches of a step, as slices of its row lists."""
         size = max(len(step.forget), len(step.retain))
@@ -135,14 +159,22 @@ class Feed:
             self.pad_id,
             device=self.model.device,
         )
-        with self._autocast():
+        with self._autocast(), self._gates() as routed:
             seen = answer_rows(self.model, batch)
         first = 0
         for stream in streams:
             views[stream] = self._view(seen, first, len(chosen[stream]), keys[stream], stream)
             self.reference[stream].fill(views[stream], chosen[stream])
             first += len(chosen[stream])
+        if self.gates and streams[0] == self.forget_streams[0]:
+            view = views[streams[0]]
+            view.gates = self.gates.at_answers(routed, batch)[: len(view.row)]
+            view.chosen = self.gates.chosen
         return Streams(views)
+
+    def _gates(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """While open, forwards leave the gates of picked routers in what this yields; nothing where none were picked."""
+        return self.gates.recorded() if self.gates else nullcontext({})
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -152,7 +184,7 @@ class Feed:
         keys = self._keys(step, stream)
         chosen = keys[part]
         batch = collate([self._row(key) for key in chosen], self.pad_id, device=self.model.device)
-        with self._autocast():
+        with self._autocast(), self._gates() as routed:
             states = self.hidden[stream].states(batch, chosen).float()
         view = TokenView(
             logp=states.new_zeros(0),
@@ -163,6 +195,8 @@ class Feed:
             step_tokens=sum(len(row.ids) - row.start for row in map(self._row, keys)),
         )
         view.hidden = states
+        if self.gates and stream == "forget":
+            view.gates, view.chosen = self.gates.at_answers(routed, batch), self.gates.chosen
         if stream == "retain":
             view.ref_hidden = self.hidden[stream].reference(chosen)
         return view
@@ -190,6 +224,11 @@ class Feed:
             key: self._row(key) for step in self.steps for key in self._keys(step, stream)
         }
         first = first_trained_block(self.model, part.layer)
+        if first > part.layer:
+            raise ConfigError(
+                f"layer {part.layer}: nothing below block {first} trains, so the states after block {part.layer} cannot change.\n"
+                f"Set the layer of both terms to at least {first}, as in --set objective.layer={first}"
+            )
         keeps = "ref_hidden" in part.needs
         return HiddenRows(self.model, rows, part.layer, first, self.pad_id, keep_reference=keeps)
 

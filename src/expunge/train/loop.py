@@ -21,7 +21,7 @@ from expunge.errors import ConfigError, TrainingError
 from expunge.recipes import Recipe, TrainSettings
 from expunge.train import checkpoint
 from expunge.train.feed import Feed
-from expunge.train.selection import select, unpack
+from expunge.train.selection import pack, select, unpack
 from expunge.types import Streams
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ class _Run:
         self.trace: list[dict[str, Any]] = []
         if self.checkpoint and (state := checkpoint.load(self.checkpoint)):
             self._restore(state)
+        elif feed.picked:
+            self.masks = {
+                name: pack(feed.picked[name].reshape(-1)).to(p.device) for name, p in self.weights.items()
+            }
         elif selection and not hasattr(selection, "takes"):
             self.masks = select(selection, self.weights, feed)
         if (
@@ -145,19 +149,17 @@ class _Run:
         hold: list[Tensor] = []
         forget, retain = self.feed.forget_streams, ["retain"] if "retain" in axes else []
         if rule.separate:
-            entry["forget_loss"] = self._backward(step, forget, self._forget_loss, self.recipe.forget_weight)
+            self._backward(step, forget, entry)
             pull = self._take_gradients()
             self._mask(pull)
-            entry["retain_loss"] = self._backward(
-                step, retain, lambda views: axes["retain"](views.retain), 1.0
-            )
+            self._backward(step, retain, entry)
             hold = self._take_gradients()
             self._mask(hold)
             entry |= rule.combine(pull, hold, self.memory)
             for parameter, g, r in zip(self.parameters, pull, hold, strict=True):
                 parameter.grad = g.add_(r, alpha=weight)
         else:
-            self._losses(step, forget, retain, weight, entry)
+            self._backward(step, [*forget, *retain], entry, weight)
             self._mask([parameter.grad for parameter in self.parameters])
         entry["gradient_norm"] = float(
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm or math.inf)
@@ -171,34 +173,30 @@ class _Run:
             adaptive.learn(entry["retain_loss"], self.memory)
         return entry
 
-    def _losses(
-        self, step: Step, forget: Sequence[str], retain: Sequence[str], weight: float, entry: dict[str, Any]
-    ) -> None:
-        """Both gradients in one forward and one backward per micro-batch."""
-        entry |= ({"forget_loss": 0.0} if forget else {}) | ({"retain_loss": 0.0} if retain else {})
-        for part in self.feed.parts(step):
-            views = self.feed.views(step, part, [*forget, *retain])
-            loss = torch.zeros((), device=self.model.device)
-            if forget:
-                forget_loss = self._forget_loss(views)
-                entry["forget_loss"] += float(forget_loss.detach())
-                loss = loss + self.recipe.forget_weight * forget_loss
-            if retain:
-                retain_loss = self.recipe.axes["retain"](views.retain)
-                entry["retain_loss"] += float(retain_loss.detach())
-                loss = loss + weight * retain_loss
-            loss.backward()
-
     def _backward(
-        self, step: Step, streams: Sequence[str], loss_of: Callable[[Streams], Tensor], weight: float
-    ) -> float:
-        """Add the gradient of `weight` times a loss over the whole step; returns the loss itself."""
-        total = 0.0
+        self, step: Step, streams: Sequence[str], entry: dict[str, Any], retain_weight: float = 1.0
+    ) -> None:
+        """Add the gradient of all that is said about the named streams over the whole step: one forward and one backward per
+        micro-batch. What a selection or an adapter holds belongs to the forget side.
+        """
+        forgets, retains = bool(set(streams) & set(self.feed.forget_streams)), "retain" in streams
+        selection, adapter = (self.recipe.axes.get(axis) for axis in ("selection", "adapter"))
         for part in self.feed.parts(step):
-            loss = loss_of(self.feed.views(step, part, streams))
-            total += float(loss.detach())
-            (weight * loss).backward()
-        return total
+            views = self.feed.views(step, part, streams)
+            loss = torch.zeros((), device=self.model.device)
+            if forgets:
+                forget_loss = _noted(entry, "forget_loss", self._forget_loss(views))
+                loss = loss + self.recipe.forget_weight * forget_loss
+            if forgets and hasattr(selection, "penalty"):
+                loss = loss + _noted(entry, "penalty", selection.penalty(views))
+            if retains:
+                retain_loss = _noted(entry, "retain_loss", self.recipe.axes["retain"](views.retain))
+                loss = loss + retain_weight * retain_loss
+            loss.backward()
+        if forgets and hasattr(adapter, "penalty"):
+            penalty = _noted(entry, "penalty", adapter.penalty(self.model))
+            if penalty.requires_grad:
+                penalty.backward()
 
     def _forget_loss(self, views: Streams) -> Tensor:
         weighting = self.recipe.axes.get("weighting")
@@ -337,6 +335,12 @@ class _Run:
         with torch.no_grad():
             for name, parameter in self.weights.items():
                 parameter.copy_(values[name])
+
+
+def _noted(entry: dict[str, Any], name: str, share: Tensor) -> Tensor:
+    """The share of a loss, added to what the trace says of the step."""
+    entry[name] = entry.get(name, 0.0) + float(share.detach())
+    return share
 
 
 def rate(step: int, total: int, settings: TrainSettings) -> float:

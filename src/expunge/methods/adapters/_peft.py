@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -27,8 +29,34 @@ def with_lora(
         )
 
 
-def lora_layers(adapted: PeftModel) -> dict[str, Any]:
+def lora_layers(adapted: nn.Module) -> dict[str, Any]:
     """The adapted linear layers by name."""
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in adapted.named_modules() if isinstance(module, LoraLayer)}
+
+
+def activate(adapted: PeftModel, trained: str | None = None) -> None:
+    """Let all adapters act together; only those named `trained` take a gradient."""
+    tuner: Any = adapted.base_model
+    tuner.set_adapter(list(adapted.peft_config), inference_mode=True)
+    if trained:
+        for layer in lora_layers(adapted).values():
+            for part in (layer.lora_A[trained], layer.lora_B[trained]):
+                part.requires_grad_(True)
+
+
+def load_adapters(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with what `save_pretrained` left: the first request's adapters, and those of later ones in folders of their own,
+    all of them acting and none trainable.
+    """
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as when they were made
+        adapted = PeftModel.from_pretrained(model, str(folder))
+        later = sorted(folder.glob("request-*"), key=lambda path: int(path.name.partition("-")[2]))
+        for path in later:
+            adapted.load_adapter(str(path), path.name)
+    activate(adapted)
+    return adapted
