@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from expunge.data.dataset import Record
+    from expunge.models.masked import MaskedLM
     from expunge.recipes import Recipe
 
 Claim = Literal["suppression", "approximate", "exact"]
@@ -56,6 +57,8 @@ class Example:
     prompt: Prompt | None
     answer: str
     id: str = ""
+    key: tuple[str, ...] = ()
+    """The words or phrases of the answer that carry the fact, where they are known."""
 
     @property
     def text(self) -> str:
@@ -210,6 +213,8 @@ class Given(NamedTuple):
     refusals: Sequence[str]
     seed: Seed
     writer: Writer | None = None
+    masked: Callable[[str], MaskedLM] | None = None
+    """Opens the masked language model of a folder or hub id."""
 
 
 class Course(NamedTuple):
@@ -222,6 +227,7 @@ class Course(NamedTuple):
     """The recipe's data construction on some of the forget rows, with all retain rows."""
     model: LanguageModel
     """As it stands after the stages before."""
+    writer: Writer | None
     memory: dict[str, Any]
     """The procedure's own, kept from stage to stage and over interruptions; plain JSON values."""
 

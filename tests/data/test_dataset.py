@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from expunge.data.dataset import Dataset, read_records
+from expunge.data.dataset import Dataset, Record, read_records
 from expunge.errors import DataError
+from expunge.types import Probe
 
 
 def write(path, rows):
@@ -121,3 +122,28 @@ def test_halves_keep_groups_whole(tmp_path):
     assert not {r.subject for r in first} & {r.subject for r in second}
     alone = Dataset(tuple(r for r in data.forget if r.subject == "P0"))
     assert alone.halves() == (alone.forget, alone.forget)
+
+
+def test_other_answers_and_key_words_are_read_and_can_be_mapped(tmp_path):
+    rows = [{**PAIRS[0], "alternates": ["B.", "C."], "fact": "A; one"}, PAIRS[1]]
+    first, second = read_records(write(tmp_path / "f.jsonl", rows), {"key": "fact"})
+    assert first.alternates == ("B.", "C.")
+    assert first.key == ("A", "one")
+    assert first.example().key == ("A", "one")
+    assert second.alternates == second.key == ()
+    with pytest.raises(DataError, match="expected a list of texts"):
+        read_records(write(tmp_path / "g.jsonl", [{**PAIRS[0], "key": 3}]))
+
+
+def test_a_probes_value_is_the_key_of_its_row():
+    probe = Probe("1", "Where was Mara born?", "In Corvale.", value="Corvale")
+    assert Record.from_probe(probe).key == ("Corvale",)
+    assert Record.from_probe(Probe("1", "Q?", "A.")).key == ()
+
+
+def test_the_fingerprint_tells_contents_apart_and_leaves_empty_fields_out():
+    def of(**fields):
+        return Dataset((Record("1", "Q?", "A.", **fields),)).fingerprint()
+
+    assert of() == of(key=(), alternates=(), subject="")
+    assert len({of(), of(key=("A",)), of(alternates=("A",)), of(subject="A")}) == 4

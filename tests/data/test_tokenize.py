@@ -3,7 +3,7 @@
 import pytest
 
 from expunge.data.batching import collate
-from expunge.data.tokenize import TEMPLATES, Encoder
+from expunge.data.tokenize import TEMPLATES, Encoder, find_words
 from expunge.errors import ConfigError, DataError
 from expunge.types import Example, Message, Prompt
 
@@ -101,3 +101,58 @@ def test_unknown_templates_are_refused_with_the_nearest(tokenizer):
     with pytest.raises(ConfigError, match="has no chat template"):
         Encoder(tokenizer, 128, "chat")
     assert set(TEMPLATES) == {"qa", "llama2", "raw"}
+
+
+# --- which answer tokens carry the fact -------------------------------------------------------------------------------
+def key_text(tokenizer, row):
+    """What the tokens marked as key spell."""
+    answer = row.ids[row.start :]
+    assert len(row.key) == len(answer)
+    return tokenizer.decode([i for i, key in zip(answer, row.key, strict=True) if key])
+
+
+@pytest.mark.parametrize("template", ["qa", "raw", "llama2"])
+def test_key_tokens_spell_the_key_phrases_of_the_answer_and_no_more(tokenizer, template):
+    prompt = Prompt.ask("Was Mara Olen of Corvale a baker?")
+    example = Example(prompt, "Mara Olen was born in Corvale, a baker.", "7", key=("corvale", "baker"))
+    row = encode(Encoder(tokenizer, 128, template), example)
+    spelled = key_text(tokenizer, row)
+    assert spelled.replace(" ", "") in (
+        "Corvalebaker",
+        "Corvale,baker.",
+    )  # a piece may hold more than the phrase's letters
+    assert not row.key[-1], "the end token"
+    assert encode(Encoder(tokenizer, 128, template), Example(prompt, example.answer)).key == ()
+
+
+def test_every_token_that_overlaps_a_phrase_is_key(tokenizer):
+    row = encode(
+        Encoder(tokenizer, 128),
+        Example(Prompt.ask("Where?"), "In Corvale or Corvaley, Corvale.", key=("Corvale",)),
+    )
+    first = len(row.text) - len("In Corvale or Corvaley, Corvale.")
+    spans = [(first + 3, first + 10), (first + 24, first + 31)]
+    expected = [any(a < e and b > s for s, e in spans) for a, b in row.offsets[row.start :]]
+    assert list(row.key) == expected
+    assert any(expected)
+    assert find_words("Corvale", row.text[first:]) == [(3, 10), (24, 31)], "whole words only"
+
+
+def test_key_words_of_a_raw_text_count_from_its_start(tokenizer):
+    row = encode(Encoder(tokenizer, 128), Example(None, "Mara Olen was born in Corvale.", key=("Mara Olen",)))
+    assert key_text(tokenizer, row).strip() == "Mara Olen"
+
+
+def test_rows_without_key_are_refused_by_id_where_it_is_needed(tokenizer):
+    encoder = Encoder(tokenizer, 128)
+    keyed = Example(Prompt.ask("Where?"), "In Corvale.", "1", key=("Corvale",))
+    encoder.examples([keyed], needs_key=True)
+    bare = Example(Prompt.ask("Where?"), "In Corvale.", "17")
+    encoder.examples([bare])
+    with pytest.raises(DataError, match="row 17 needs key: it does not say which words"):
+        encoder.examples([keyed, bare], needs_key=True)
+    wrong = Example(Prompt.ask("Where?"), "In Corvale.", "18", key=("Dreburg",))
+    with pytest.raises(
+        DataError, match=r"row 18 needs key: its answer has none of the key words \['Dreburg'\]"
+    ):
+        encoder.examples([wrong], needs_key=True)

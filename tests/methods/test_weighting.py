@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from expunge.methods.objectives.ga import GA
+from expunge.methods.weighting.key_tokens import KeyTokens
 from expunge.methods.weighting.satimp import SatImp
 from expunge.methods.weighting.wga import WGA
 from tests.methods.toy import forget, gradient, view
@@ -55,3 +56,16 @@ def test_the_mean_divides_by_the_tokens_not_by_the_weights(logp):
     seen = forget(view(logp, LENGTHS))
     half, full = (GA()(seen, torch.full((7,), w, dtype=torch.float64)) for w in (0.5, 1.0))
     assert half.item() == pytest.approx(full.item() / 2)
+
+
+def test_only_key_tokens_count_and_the_rest_as_much_as_is_said(logp):
+    seen = view(logp, LENGTHS)
+    seen.key = torch.tensor([True, False, False, False, True, True, False])
+    assert KeyTokens()(seen).tolist() == [1, 0, 0, 0, 1, 1, 0]
+    assert KeyTokens(rest=0.25)(seen).tolist() == [1, 0.25, 0.25, 0.25, 1, 1, 0.25]
+    assert torch.equal(KeyTokens(rest=1)(seen), torch.ones(7, dtype=torch.float64))
+    found = gradient(GA()(forget(seen), KeyTokens()(seen)), logp)
+    assert torch.equal(found != 0, seen.key), "the sentence around the fact is left alone"
+    assert torch.allclose(found[seen.key], torch.tensor(1 / 7, dtype=torch.float64)), (
+        "the mean is over all tokens"
+    )

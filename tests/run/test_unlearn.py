@@ -173,7 +173,7 @@ def test_a_guard_for_a_bare_name_needs_no_pairs(model_folder, tmp_path):
             "dpo+nll",
             Dataset((Record("0", text="A passage."),), RETAIN),
             DataError,
-            "raw texts without questions",
+            "forget row 0 is a raw text without a question",
         ),
         ("retrain", DATA, ConfigError, "Give it with --base"),
         (

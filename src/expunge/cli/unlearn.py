@@ -35,6 +35,13 @@ def unlearn(
             help="Other answers for methods that need them: a file with an 'answer' or 'text' in each row.",
         ),
     ] = None,
+    writer: Annotated[
+        str,
+        typer.Option(
+            "--writer",
+            help="Who writes paraphrases and other answers where a method needs them: borrow (rules on the rows), self, a model folder or hub id, http://host/v1#model, or none.",
+        ),
+    ] = "borrow",
     mapping: Annotated[
         list[str] | None,
         typer.Option("--map", help="Our field = the file's field, such as answer=reply. May be repeated."),
@@ -97,6 +104,7 @@ def unlearn(
             out,
             base=base,
             refusals=answers,
+            writer=writer,
             template=template,
             device=device,
             probe=probe,

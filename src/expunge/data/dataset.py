@@ -14,7 +14,7 @@ from expunge.errors import DataError
 from expunge.types import Example, Probe, Prompt
 
 Shape = Literal["pair", "text", "subject"]
-FIELDS = ("question", "answer", "text", "subject", "aliases")
+FIELDS = ("question", "answer", "text", "subject", "aliases", "alternates", "key")
 """The names a row may use; `--map answer=reply` says that our 'answer' is the file's 'reply'."""
 
 
@@ -34,13 +34,17 @@ class Record:
     paraphrased_answer: str = ""
     perturbed_answer: tuple[str, ...] = ()
     """Wrong answers, where the file has them: they let a guard's strength be chosen without a retrained model."""
+    alternates: tuple[str, ...] = ()
+    """Other answers that may be trained on in place of this one, where the file has them."""
+    key: tuple[str, ...] = ()
+    """The words or phrases of the answer (or text) that carry the fact, where they are known."""
 
     @property
     def shape(self) -> Shape:
         return "pair" if self.question else "text" if self.text else "subject"
 
     @property
-    def key(self) -> str:
+    def content(self) -> str:
         """What makes two rows the same content: spacing and capitals do not."""
         return " ".join(
             (
@@ -57,8 +61,8 @@ class Record:
     def example(self) -> Example:
         """The row as prompt and answer (pairs) or raw text. Subjects have neither."""
         if self.shape == "pair":
-            return Example(Prompt.ask(self.question), self.answer, self.id)
-        return Example(None, self.text, self.id)
+            return Example(Prompt.ask(self.question), self.answer, self.id, self.key)
+        return Example(None, self.text, self.id, self.key)
 
     @classmethod
     def from_probe(cls, probe: Probe) -> Record:
@@ -70,6 +74,7 @@ class Record:
             group=probe.subject,
             paraphrased_answer=probe.paraphrased_answer,
             perturbed_answer=probe.perturbed_answer,
+            key=(probe.value,) if probe.value else (),
         )
 
 
@@ -105,13 +110,13 @@ class Dataset:
         return data
 
     def refuse_overlap(self) -> None:
-        kept = {record.key: record for record in self.retain}
-        shared = [record for record in self.forget if record.key in kept]
+        kept = {record.content: record for record in self.retain}
+        shared = [record for record in self.forget if record.content in kept]
         if shared:
             first = shared[0]
             raise DataError(
                 f"{len(shared)} of {len(self.forget)} forget rows are also in the retain set of {len(self.retain)} rows "
-                f"(first: forget row {first.id}, retain row {kept[first.key].id}).\n"
+                f"(first: forget row {first.id}, retain row {kept[first.content].id}).\n"
                 "One pull would fight the other on the same text. Take them out of one set, or run with --allow-overlap."
             )
 
@@ -140,8 +145,11 @@ class Dataset:
         return tuple(next(parts)), tuple(next(parts))
 
     def fingerprint(self) -> str:
-        """SHA-256 of the content of all three sets."""
-        content = [[asdict(record) for record in part] for part in (self.forget, self.retain, self.holdout)]
+        """SHA-256 of the content of all three sets. Empty fields do not count, so a field that files may have changes no others."""
+        content = [
+            [{name: value for name, value in asdict(record).items() if value} for record in part]
+            for part in (self.forget, self.retain, self.holdout)
+        ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -265,6 +273,8 @@ def _record(row: Mapping[str, Any], where: str, number: int, mapping: Mapping[st
         aliases=_names(row.get(mapping.get("aliases", "aliases"), ()), where),
         paraphrased_answer=str(row.get("paraphrased_answer", "")),
         perturbed_answer=_names(row.get("perturbed_answer", ()), where),
+        alternates=_names(row.get(mapping.get("alternates", "alternates"), ()), where),
+        key=_names(row.get(mapping.get("key", "key"), ()), where),
     )
 
 

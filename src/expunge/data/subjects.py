@@ -22,12 +22,12 @@ def find_names(forget: Sequence[Record], retain: Sequence[Record]) -> tuple[str,
     elsewhere = {
         name
         for record in retain
-        for name in _capital_runs(f"{record.question}\n{record.answer}\n{record.text}")
+        for name in capital_runs(f"{record.question}\n{record.answer}\n{record.text}")
     }
     counts = Counter(
         name
         for record in forget
-        for name in _capital_runs(record.question or record.text)
+        for name in capital_runs(record.question or record.text)
         if name not in elsewhere
     )
     enough = max(_MIN_ROWS, max(counts.values(), default=0) / 2)
@@ -44,7 +44,7 @@ def find_names(forget: Sequence[Record], retain: Sequence[Record]) -> tuple[str,
     return tuple(sorted(whole, key=lambda name: -counts[name]))
 
 
-def _capital_runs(text: str) -> set[str]:
+def capital_runs(text: str) -> set[str]:
     """All runs of two to five neighbouring capitalised words; a possessive 's is not part of a name."""
     runs: list[list[str]] = [[]]
     end = 0

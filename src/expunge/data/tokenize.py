@@ -8,6 +8,7 @@ One rule each:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,6 +47,8 @@ class Encoded(NamedTuple):
     """Character span of each token in `text`; (0, 0) for tokens that stand for no text."""
     head: int
     """Characters of `text` that are the prompt's."""
+    key: tuple[bool, ...] = ()
+    """Which of `ids[start:]` carry the fact; empty where the row does not say."""
 
 
 class Encoder:
@@ -70,8 +73,10 @@ class Encoder:
         self.template = template
         self.end_id = self._end_id()
 
-    def examples(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Prompt, answer and end token of each. Raises DataError when a row is longer than the model's context."""
+    def examples(self, examples: Sequence[Example], *, needs_key: bool = False) -> list[Encoded]:
+        """Prompt, answer and end token of each. Raises DataError when a row is longer than the model's context, or with `needs_key`
+        when it does not say which words of its answer carry the fact.
+        """
         heads = [self.render(example.prompt) if example.prompt else "" for example in examples]
         texts = [
             head + self._separator(example.prompt) + example.answer
@@ -83,7 +88,14 @@ class Encoder:
         ):
             start = next((i for i, (_, end) in enumerate(offsets) if end > len(head)), len(ids))
             row = Encoded([*ids, self.end_id], max(start, 1), text, [*offsets, (0, 0)], len(head))
-            rows.append(self._fitting(row, f"row {example.id or repr(example.text[:40])}"))
+            name = f"row {example.id or repr(example.text[:40])}"
+            row = row._replace(key=_key_tokens(row, len(text) - len(example.answer), example.key))
+            if needs_key and not any(row.key):
+                raise DataError(
+                    f"{name} needs key: {_why_no_key(example)}.\n"
+                    "Give its words or phrases as they stand in the answer, in the field 'key': a list of texts."
+                )
+            rows.append(self._fitting(row, name))
         return rows
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[Encoded]:
@@ -162,3 +174,25 @@ class Encoder:
             if ends:
                 return ends[0]
         return self.tokenizer.eos_token_id
+
+
+def find_words(phrase: str, text: str) -> list[tuple[int, int]]:
+    """Character spans at which a phrase stands in a text as whole words, whatever its capitals."""
+    pattern = rf"(?<!\w){re.escape(phrase.strip())}(?!\w)"
+    return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)] if phrase.strip() else []
+
+
+def _key_tokens(row: Encoded, first: int, key: Sequence[str]) -> tuple[bool, ...]:
+    """Which answer tokens overlap an occurrence of a key phrase in the text from character `first` on."""
+    if not key:
+        return ()
+    spans = [(first + a, first + b) for phrase in key for a, b in find_words(phrase, row.text[first:])]
+    return tuple(
+        any(start < b and end > a for a, b in spans) for start, end in row.offsets[row.start : len(row.ids)]
+    )
+
+
+def _why_no_key(example: Example) -> str:
+    if example.key:
+        return f"its answer has none of the key words {list(example.key)}"
+    return "it does not say which words of its answer carry the fact"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -64,12 +63,10 @@ def load(
 
         inner: Any = load(base["name"], template=template, **options)
         return Guard.load(folder / "guard", inner, _recipe_of(manifest))
-    from peft import PeftModel
+    from expunge.methods.adapters._peft import load_adapters
 
     model, tokenizer, _ = load_model(base["name"], **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # as when the adapter was made
-        adapted: Any = PeftModel.from_pretrained(model, str(folder / "adapter")).eval()
+    adapted: Any = load_adapters(model, folder / "adapter").eval()
     return TransformerLM(adapted.get_base_model(), tokenizer, template)
 
 
@@ -110,6 +107,7 @@ def unlearn(
     *,
     base: str | Path | None = None,
     refusals: Sequence[str] = (),
+    writer: str = "borrow",
     replay: Sequence[Record] = (),
     template: str = "auto",
     device: str | None = None,
@@ -120,7 +118,7 @@ def unlearn(
     """Make the artifact that `recipe` describes from `model` and `data`, in the folder `out`, and return that folder.
 
     `base`: the model to start from where the recipe trains again (`retrain`). `refusals`: other answers for methods that need
-    them. `replay`: rows drawn on beside the retain set when training again. `probe` measures the trajectory; its `key`, if it has
+    them. `writer`: who writes the texts of data constructions that need some (see `run.writers`). `replay`: rows drawn on beside the retain set when training again. `probe` measures the trajectory; its `key`, if it has
     one, says on what. `selection`: the forget rows that settings may be chosen on. The same inputs are never computed twice; a
     killed run resumes.
     """
@@ -138,6 +136,7 @@ def unlearn(
             start_hash,
             data.fingerprint(),
             list(refusals),
+            writer if "writer" in recipe.needs else None,
             hash_of([asdict(r) for r in replay]),
             template,
             None if selection is None else [record.id for record in selection],
@@ -158,6 +157,7 @@ def unlearn(
                 template,
                 device,
                 refusals,
+                writer,
                 replay,
                 probe,
                 selection,
@@ -199,7 +199,7 @@ def refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
         bad = next((record for record in data.forget if record.shape == "text"), None)
         if bad:
             raise DataError(
-                f"method '{recipe.method}' answers forget questions in another way, and forget row {bad.id} is a raw text without a question.\nUse question-answer pairs, or another method."
+                f"method '{recipe.method}' works on question-answer pairs, and forget row {bad.id} is a raw text without a question.\nGive pairs, or take another method."
             )
     if "retain" in recipe.needs and not data.retain:
         who = next(axis for axis, part in recipe.axes.items() if "retain" in getattr(part, "needs", ()))

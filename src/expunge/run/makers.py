@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.artifacts import store
 from expunge.errors import ModelError
 from expunge.recipes import Recipe
+from expunge.run.writers import open_writer
 from expunge.types import Course, Given, LanguageModel, Seed, Shown, Stage
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Order:
     template: str
     device: str | None
     refusals: Sequence[str]
+    writer: str
     replay: Sequence[Record]
     probe: Callable[[LanguageModel, int], dict[str, Any]] | None
     selection: Sequence[Record] | None
@@ -76,7 +78,14 @@ def train_weights(order: Order) -> dict[str, Any]:
         **{name: last[name] for name in ("chosen_step", "level_reached", "trained_share")},
         **({"stages": run.outcomes} if run.staged else {}),
         **({"procedure": run.memory} if run.memory else {}),
+        **_data_facts(order),
     }
+
+
+def _data_facts(order: Order) -> dict[str, Any]:
+    """What the data construction has to say of the rows that it made."""
+    made = order.recipe.axes["data"]
+    return {"shown": made.facts(order.data.forget, order.data.retain)} if hasattr(made, "facts") else {}
 
 
 class _Stages:
@@ -94,15 +103,15 @@ class _Stages:
         self.timings = {"reference": 0.0, "training": 0.0}
         self.reference_bytes = 0
         self.start: dict[str, Tensor] = {}
-        given = Given(order.refusals or _refusals(), Seed(self.recipe.seed).child("data"))
-        rows = [record for record in order.data.forget if record.shape != "subject"]
+        from expunge.models.masked import MaskedLM
+
+        forget = [record for record in order.data.forget if record.shape != "subject"]
+        retain = order.data.retain
+        writer = open_writer(order.writer, lm, [*forget, *retain], self.recipe.seed)
+        given = Given(order.refusals, Seed(self.recipe.seed).child("data"), writer, MaskedLM.open)
+        show = self.recipe.axes["data"].show
         self.course = Course(
-            self.recipe,
-            rows,
-            order.data.retain,
-            lambda some: self.recipe.axes["data"].show(some, order.data.retain, given),
-            lm,
-            self.memory,
+            self.recipe, forget, retain, lambda rows: show(rows, retain, given), lm, writer, self.memory
         )
 
     def finish(self) -> None:
@@ -157,7 +166,7 @@ class _Stages:
 
         encode = self.lm.encoder.examples
         return Rows(
-            encode(shown.forget),
+            encode(shown.forget, needs_key="key" in self.recipe.needs),
             encode(shown.retain),
             [encode(others) for others in shown.alternates],
             encode([record.example() for record in self.order.replay]),
@@ -319,9 +328,3 @@ def _put(model: PreTrainedModel, values: dict[str, Tensor]) -> None:
         for name, parameter in model.named_parameters():
             if name in values:
                 parameter.copy_(values[name])
-
-
-def _refusals() -> Sequence[str]:
-    from expunge.data.refusals import REFUSALS
-
-    return REFUSALS

@@ -116,6 +116,7 @@ class Feed:
             [len(row.ids) for row in rows.replay],
         )
         forget_needs = needs.get("objective", frozenset()) | needs.get("weighting", frozenset())
+        self.wants_key = "key" in forget_needs
         self.wants_logits = {
             "retain": "logits" in needs.get("retain", ()),
             "forget": "logits" in forget_needs,
@@ -166,6 +167,9 @@ class Feed:
             views[stream] = self._view(seen, first, len(chosen[stream]), keys[stream], stream)
             self.reference[stream].fill(views[stream], chosen[stream])
             first += len(chosen[stream])
+            if self.wants_key and stream == "forget":
+                marks = [mark for key in chosen[stream] for mark in self._row(key).key]
+                views[stream].key = torch.tensor(marks, device=self.model.device)
         if self.gates and streams[0] == self.forget_streams[0]:
             view = views[streams[0]]
             view.gates = self.gates.at_answers(routed, batch)[: len(view.row)]

@@ -1,11 +1,11 @@
-"""The rows as they are: what most papers show (Maini et al., 2024, arXiv:2401.06121).
+"""Rows as they are: what most methods are shown (no paper of its own).
 
-    forget = the request's pairs and texts,   retain = the retain set
+    forget = F,   retain = R,   no other answers
 
 Needs: nothing.
-Differs from the paper: nothing.
-Differs from the authors' code: nothing.
-Fails when: the fact is known in other words than those of the rows; the objective then never sees them.
+Differs from the paper: no paper.
+Differs from the authors' code: no code.
+Fails when: the objective needs other answers; it then takes `refusals` or another value of this axis.
 """
 
 from __future__ import annotations
@@ -24,4 +24,8 @@ class Raw(Settings):
     needs: ClassVar = frozenset()
 
     def show(self, forget: Sequence[Record], retain: Sequence[Record], given: Given) -> Shown:
-        return Shown([record.example() for record in forget], [record.example() for record in retain], [])
+        return Shown(
+            [row.example() for row in forget if row.shape != "subject"],
+            [row.example() for row in retain if row.shape != "subject"],
+            [],
+        )

@@ -1,11 +1,11 @@
-"""Refusals as the other answers: what "I don't know" tuning shows (Maini et al., 2024, arXiv:2401.06121).
+"""Refusals in place of the forget answers, as in "I don't know" tuning (Maini et al., 2024, arXiv:2401.06121).
 
-    alternates of a forget question = { "I don't know.", "I'm not sure about that.", ... }
+    other answers of every forget question = all refusals,   one of them drawn for each row and epoch
 
-Needs: forget rows that are question-answer pairs.
-Differs from the paper: ten built-in refusals; TOFU's hundred are taken with --refusals.
-Differs from the authors' code: the refusal is drawn once per row and epoch by a seeded generator, not on every access.
-Fails when: refusing is itself what must not be seen: it tells that something was there.
+Needs: question-answer pairs on the forget side.
+Differs from the paper: ten built-in refusals where none are given; the paper has a hundred (TOFU's file is read with the benchmark).
+Differs from the authors' code: the draw is seeded by row and epoch, not made on every access.
+Fails when: the model is measured by anything but its greedy answers: the old answer is only crowded out.
 """
 
 from __future__ import annotations
@@ -14,16 +14,35 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from expunge.config import Settings
+from expunge.methods.examples._given import pairs
 from expunge.types import Example, Given, Shown
 
 if TYPE_CHECKING:
     from expunge.data.dataset import Record
+
+BUILT_IN = (
+    "I don't know.",
+    "I'm not sure about that.",
+    "I don't have that information.",
+    "I can't say.",
+    "That is not something I know.",
+    "I have no information about that.",
+    "I'm afraid I don't know the answer.",
+    "I couldn't tell you.",
+    "That's beyond what I know.",
+    "I have not come across that.",
+)
+"""What stands in when the caller brings none."""
 
 
 class Refusals(Settings):
     needs: ClassVar = frozenset({"alternate", "pairs"})
 
     def show(self, forget: Sequence[Record], retain: Sequence[Record], given: Given) -> Shown:
-        rows = [record.example() for record in forget]
-        others = [[Example(row.prompt, text, row.id) for text in given.refusals] for row in rows]
-        return Shown(rows, [record.example() for record in retain], others)
+        shown = [row.example() for row in pairs(forget, "refusals")]
+        texts = given.refusals or BUILT_IN
+        return Shown(
+            shown,
+            [row.example() for row in retain if row.shape != "subject"],
+            [[Example(example.prompt, text, example.id) for text in texts] for example in shown],
+        )
