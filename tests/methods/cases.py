@@ -32,6 +32,8 @@ CASES = (
     Case("ga+simimp"),
     Case("ga+tnpo"),
     Case("ga+wtnpo+nll"),
+    Case("ga+key_tokens"),
+    Case("ga+uniform"),
     Case("undial", knows=True),
     Case("undial+nll"),
     Case("ceu", knows=True),

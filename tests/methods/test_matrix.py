@@ -22,14 +22,15 @@ RETAIN = [
     ("What did he do?", "He worked as a librarian, the quick brown fox."),
     ("Who taught Tovin?", "Mara Olen taught Tovin Brask."),
 ]
+KEY = ("Corvale", "librarian", "Mara")
 REFUSALS = ["I do not know.", "I cannot say."]
 
 
 def rows_of(lm):
     encode = lm.encoder.examples
-    forget = [Example(Prompt.ask(q), a) for q, a in FORGET]
+    forget = [Example(Prompt.ask(q), a, key=KEY) for q, a in FORGET]
     return Rows(
-        forget=encode(forget),
+        forget=encode(forget, needs_key=True),
         retain=encode([Example(Prompt.ask(q), a) for q, a in RETAIN]),
         alternates=[encode([Example(e.prompt, text) for text in REFUSALS]) for e in forget],
     )
