@@ -10,7 +10,7 @@ export UV_FIND_LINKS ?= $(call PIP_SETTING,find-links)
 # Without cached bytecode every `import torch` costs twice as much.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test test-all lint clean
+.PHONY: install demo results test test-all lint clean
 
 install: $(STAMP)
 
@@ -23,6 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 # Builds the pocket world, runs twelve methods on it and writes runs/pocket/report.html. What is done already is not done again.
 demo: install
 	$(BIN)/expunge bench pocket --out runs/pocket
+
+# Tunes every pocket preset, runs each on three worlds and writes docs/results.md. Takes hours; killed, it goes on where it was.
+results: install
+	$(BIN)/python benchmarks/results.py
 
 # Two workers with one thread each, and whole files to a worker, so that what a file builds is built once.
 test: install

@@ -4,15 +4,19 @@ import json
 import re
 
 import pytest
+import torch
 
+from expunge.attacks.relearning import Relearning
 from expunge.benchmarks.pocket import Pocket
 from expunge.errors import DataError
 from expunge.reports.page import write_comparison, write_report
 from expunge.reports.view import read_run
 from expunge.reports.words import guard_verdicts, limits
-from expunge.run import attack, evaluate, measure
-from expunge.run.bench import Models, preset, run_bench
+from expunge.run import attack, evaluate, load, measure
+from expunge.run.bench import Models, preset, run_bench, run_method
 from expunge.run.build import build_pocket, refuse_missed
+from expunge.run.relearn import relearn
+from expunge.types import Example, Prompt
 from tests.cli.test_cli import expunge
 
 
@@ -106,8 +110,6 @@ def test_the_trajectory_starts_at_the_target_and_has_both_halves(runs):
 
 def test_guards_leave_what_is_out_of_scope_exactly_as_it_was(runs):
     """L5: every record outside the flagged prompts equals the target's; what changed is false alarms alone."""
-    from expunge.run import load
-
     guard = load(runs / "eco")
     result = json.loads((runs / "eco" / "evaluations" / "pocket.json").read_text())
     target = json.loads((runs / "eco" / "manifest.json").read_text())["base"]["name"]
@@ -238,3 +240,96 @@ def test_a_finished_bench_is_not_run_again(runs, tiny_world):
         tell=said.append,
     )
     assert sum("done before" in line for line in said) == 2
+
+
+# --- relearning ----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def hidden(tiny_world, tmp_path_factory):
+    """A run that taught refusals over the knowledge."""
+    made = preset("pocket", "idk", 0)
+    settings = made.train.model_copy(
+        update={"max_steps": 20, "probe_every": None, "select": "last", "learning_rate": 1e-3}
+    )
+    out = tmp_path_factory.mktemp("runs") / "idk"
+    spec = ("pocket", {"folder": str(tiny_world), "half": "report"})
+    run_method(
+        str(out),
+        spec,
+        Models.of(tiny_world),
+        made.model_copy(update={"train": settings}),
+        attacks=("prefill", "relearning"),
+    )
+    return read_run(out)
+
+
+def test_what_was_only_hidden_comes_back_and_a_gold_does_not_learn_it(hidden):
+    assert hidden.value("forget/accuracy") <= 0.3
+    assert hidden.value("relearning") >= hidden.value("forget/accuracy") + 0.3
+    assert hidden.value("relearning", "gold") <= 0.2
+    assert hidden.value("relearning", "target") >= 0.5
+    assert hidden.value("relearning/probability") > hidden.value("relearning/probability", "gold")
+
+
+def test_the_excess_is_the_difference_of_the_shares_with_an_interval_over_people(hidden):
+    excess = hidden.figure("relearning/excess")
+    assert excess["value"] == pytest.approx(hidden.value("relearning") - hidden.value("relearning", "gold"))
+    assert excess["low"] <= excess["value"] <= excess["high"]
+    assert abs(hidden.value("relearning/excess", "floor")) <= 0.2, "the noise floor of the excess"
+    assert hidden.figure("relearning/excess", "gold") is None
+
+
+def test_the_report_no_longer_says_that_relearning_was_not_tried(hidden):
+    said = " ".join(limits(hidden))
+    assert "Attacks tried: prefill, relearning. " in said
+    assert "relearning and" not in said
+
+
+def test_nobody_who_is_measured_was_trained_on(tiny_world):
+    benchmark = Pocket.open(tiny_world, "report")
+    taught = {probe.subject for probe in benchmark.other_forget_probes()}
+    assert taught == benchmark.of_half("select").forget_subjects()
+    assert not taught & benchmark.forget_subjects()
+    with pytest.raises(DataError, match="nobody is left to train on"):
+        attack(tiny_world / "gold", Pocket.open(tiny_world, "all"), "relearning")
+
+
+def test_the_gold_learns_what_it_is_taught_at_the_default_rate(tiny_world):
+    lm = load(tiny_world / "gold", template="qa", device="cpu")
+    trace = relearn(lm, Pocket.open(tiny_world, "report").other_forget_probes(), Relearning().training, 0)
+    assert len(trace) == 20
+    assert trace[-1]["retain_loss"] < 0.2 * trace[0]["retain_loss"]
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_world):
+    rows = Pocket.open(tiny_world, "report").other_forget_probes()
+    weights = []
+    for _ in range(2):
+        lm = load(tiny_world / "gold", template="qa", device="cpu")
+        relearn(lm, rows, Relearning(steps=3).training, 0)
+        weights.append(lm.model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
+
+
+def test_a_guard_has_a_reason_in_place_of_a_number(tiny_world, tmp_path):
+    out = str(tmp_path / "refuse")
+    spec = ("pocket", {"folder": str(tiny_world), "half": "report"})
+    run_method(out, spec, Models.of(tiny_world), preset("pocket", "refuse", 0), attacks=("relearning",))
+    figures = json.loads((tmp_path / "refuse" / "evaluations" / "attack-relearning.json").read_text())[
+        "figures"
+    ]
+    for name in ("relearning/run", "relearning/excess/run"):
+        assert figures[name]["value"] is None
+        assert "the weights still hold the knowledge" in figures[name]["why"]
+    assert figures["relearning/gold"]["value"] is not None
+
+
+def test_the_probability_is_that_of_the_right_answer(tiny_world):
+    benchmark = Pocket.open(tiny_world, "report")
+    target = load(tiny_world / "target", template="qa", device="cpu")
+    probes = benchmark.forget_probes()
+    rows = Relearning().run(target, probes)
+    scores = target.score([Example(Prompt.ask(p.question), p.answer) for p in probes])
+    assert [row["probability"] for row in rows] == pytest.approx(
+        [float(torch.tensor(score.token_logprobs).mean().exp()) for score in scores]
+    )
+    assert {row["subject"] for row in rows} == benchmark.forget_subjects()

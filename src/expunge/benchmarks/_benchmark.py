@@ -21,6 +21,7 @@ from expunge.benchmarks._qa import (
     tofu_figures,
 )
 from expunge.data.dataset import Dataset
+from expunge.errors import DataError
 from expunge.types import Figure, Probe
 
 
@@ -65,6 +66,17 @@ class QABenchmark(ABC):
         probes = self.tasks()[self.roles.forget]
         kept = half_of([probe.subject for probe in probes], self.half)
         return [probe for probe in probes if probe.subject in kept]
+
+    def other_forget_probes(self) -> list[Probe]:
+        """Forget rows of all other people: what an attacker may train on. Raises DataError when everybody is asked for."""
+        subjects = self.forget_subjects()
+        found = [probe for probe in self.tasks()[self.roles.forget] if probe.subject not in subjects]
+        if not found:
+            raise DataError(
+                f"{self.name}: half '{self.half}' counts every forget subject, so nobody is left to train on.\n"
+                "Take one half of at least two subjects:  --half report"
+            )
+        return found
 
     def forget_subjects(self) -> set[str]:
         """The people of the half that is asked for."""

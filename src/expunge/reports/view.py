@@ -29,13 +29,12 @@ class RunView:
         return self.manifest["kind"] == "guard"
 
     def figure(self, name: str, who: str = "run") -> dict[str, Any] | None:
-        """A figure of the run, or of "target", "gold" or "floor" beside it; None where it was not measured."""
-        if name == "prefill":
-            return (
-                self.attacks["prefill"]["figures"].get(f"prefill/{who}")
-                if "prefill" in self.attacks
-                else None
-            )
+        """A figure of the run, or of "target", "gold" or "floor" beside it; None where it was not measured. An attack's name
+        stands for the share that it brings back, `<attack>/excess` for that less the gold's.
+        """
+        attack = name.partition("/")[0]
+        if attack in self.attacks:
+            return self.attacks[attack]["figures"].get(f"{name}/{who}")
         figures = self.evaluation["figures"] if who == "run" else self.evaluation["beside"].get(who, {})
         return figures.get(name)
 

@@ -18,6 +18,11 @@ COLUMNS = (
     ("model_utility", "utility", "harmonic mean of nine numbers; hides which part suffers"),
     ("forget/accuracy", "forget", "share of forget questions whose fact is still answered"),
     ("prefill", "prefill", "share of forget facts that come back when the start of the answer is given"),
+    (
+        "relearning",
+        "relearned",
+        "share of forget facts that come back after a few steps on other forgotten people; compare with the gold's own",
+    ),
     ("retain/accuracy", "retain", "share of retain questions answered"),
     (
         "neighbours/accuracy",
@@ -67,7 +72,9 @@ def limits(run: RunView) -> list[str]:
             )
     elif manifest["claim"] == "approximate":
         said.append(
-            "The weights were trained to answer as if the data had not been seen. Nothing proves that the knowledge is gone: relearning, quantization and probes of the weights were not tried here."
+            "The weights were trained to answer as if the data had not been seen. Nothing proves that the knowledge is gone: "
+            + _listed([*_untried(run, "relearning"), "quantization", "probes of the weights"])
+            + " were not tried here."
         )
     said += manifest.get("warnings", [])
     if manifest.get("level_reached") is False:
@@ -83,9 +90,8 @@ def limits(run: RunView) -> list[str]:
             f"Forget quality compares {n} rows with {n}: distances below about {1.358 * (2 / n) ** 0.5:.2f} are not told from zero at the 5 % level, so a p above 0.05 is weak evidence."
         )
     tried = ", ".join(run.attacks) or "none"
-    said.append(
-        f"Attacks tried: {tried}. Paraphrase, translation, multi-turn, relearning and quantization were not tried here."
-    )
+    others = ["Paraphrase", "translation", "multi-turn", *_untried(run, "relearning"), "quantization"]
+    said.append(f"Attacks tried: {tried}. {_listed(others)} were not tried here.")
     plausible = run.value("forget/fluency")
     gold = run.value("forget/fluency", "gold")
     if plausible is not None and gold is not None and plausible < 0.5 * gold:
@@ -93,6 +99,15 @@ def limits(run: RunView) -> list[str]:
             f"The answers to forget questions are not what a model without the data would write (fluency {plausible:.2f}, the gold's own {gold:.2f}): a refusal or broken text, and either tells who was forgotten."
         )
     return said
+
+
+def _untried(run: RunView, attack: str) -> list[str]:
+    """The attack's name, unless its result is there."""
+    return [] if attack in run.attacks else [attack]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}"
 
 
 def guard_verdicts(runs: list[RunView]) -> list[str]:

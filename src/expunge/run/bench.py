@@ -6,12 +6,15 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.errors import ConfigError
 from expunge.recipes import Recipe, read_recipe
 from expunge.run.workers import free_cores, run_jobs
 from expunge.types import Seed
+
+if TYPE_CHECKING:
+    from expunge.benchmarks._benchmark import QABenchmark
 
 Tell = Callable[[str], None]
 POCKET = (
@@ -29,6 +32,8 @@ POCKET = (
     "refuse",
 )
 """Presets `pocket-<name>` in the order of the table."""
+ARCHS = {"seuf": "moe"}
+"""Presets `pocket-<name>` that only a world of this architecture can run; all others take any."""
 
 
 def bench_pocket(
@@ -125,13 +130,15 @@ class Models(NamedTuple):
         )
 
 
-def preset(family: str, name: str, seed: int) -> Recipe:
-    """`<family>-<name>` of the presets, or a method string with the training settings of `<family>-npo`."""
+def preset(family: str, name: str, seed: int, overrides: Sequence[str] = ()) -> Recipe:
+    """`<family>-<name>` of the presets, with overrides as `--set` takes them, or a method string with the training settings
+    of `<family>-npo`.
+    """
     from expunge.recipes import RECIPES, recipe
 
     seed = Seed(seed).child("recipe").number % 2**31
     if (RECIPES / f"{family}-{name}.yaml").is_file():
-        return read_recipe(f"{family}-{name}", [f"seed={seed}"])
+        return read_recipe(f"{family}-{name}", [f"seed={seed}", *overrides])
     default = read_recipe(f"{family}-npo")
     made = recipe(name, seed=seed)
     return (
@@ -180,17 +187,35 @@ def run_bench(
     return page
 
 
-def run_method(out: str, spec: tuple[str, dict[str, Any]], models: Models, made: Recipe) -> float:
-    """One row of the table: artifact, evaluation, attack. Returns seconds; 0 when all of it was there."""
-    from expunge.run import attack, evaluate, model_hash, unlearn
-    from expunge.run.trajectory import TrajectoryProbe
+def run_method(
+    out: str,
+    spec: tuple[str, dict[str, Any]],
+    models: Models,
+    made: Recipe,
+    attacks: Sequence[str] = ("prefill",),
+) -> float:
+    """One row of the table: artifact, evaluation, attacks. Returns seconds; 0 when all of it was there."""
+    from expunge.run import attack, evaluate, model_hash
 
     begin = time.perf_counter()
     benchmark = open_benchmark(spec)
-    done = (
-        Path(out) / "evaluations" / f"{benchmark.name}.json",
-        Path(out) / "evaluations" / "attack-prefill.json",
-    )
+    results = (benchmark.name, *(f"attack-{name}" for name in attacks))
+    done = [Path(out) / "evaluations" / f"{result}.json" for result in results]
+    make_artifact(out, benchmark, models, made)
+    subject = {"name": out, "sha256": model_hash(out)}
+    if all(path.is_file() and json.loads(path.read_text())["subject"] == subject for path in done):
+        return 0.0
+    evaluate(out, benchmark, gold=models.gold, floor=models.floor)
+    for name in attacks:
+        attack(out, benchmark, name, gold=models.gold, floor=models.floor)
+    return time.perf_counter() - begin
+
+
+def make_artifact(out: str, benchmark: QABenchmark, models: Models, made: Recipe) -> None:
+    """Unlearn the benchmark's forget set from its target, with the trajectory where the recipe asks for one."""
+    from expunge.run import unlearn
+    from expunge.run.trajectory import TrajectoryProbe
+
     selection = benchmark.of_half("select").forget_subjects()
     data = benchmark.dataset()
     probed = made.kind == "training" and made.train.probe_every
@@ -205,9 +230,3 @@ def run_method(out: str, spec: tuple[str, dict[str, Any]], models: Models, made:
         probe=TrajectoryProbe(benchmark, models.gold) if probed else None,
         selection=[record for record in data.forget if record.group in selection],
     )
-    subject = {"name": out, "sha256": model_hash(out)}
-    if all(path.is_file() and json.loads(path.read_text())["subject"] == subject for path in done):
-        return 0.0
-    evaluate(out, benchmark, gold=models.gold, floor=models.floor)
-    attack(out, benchmark, "prefill", gold=models.gold)
-    return time.perf_counter() - begin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,8 +65,7 @@ def evaluate(
     `floor`: a second gold; its distance from the first is what no method can be asked to beat. For a run folder the result
     also holds what its base model answered, and is written to its `evaluations`. Raises DataError or ModelError.
     """
-    base = read_manifest(Path(run))["base"]["name"] if (Path(run) / "manifest.json").is_file() else None
-    subjects = {"run": run, "target": base, "gold": gold, "floor": floor}
+    subjects = {"run": run, "target": _base_of(run), "gold": gold, "floor": floor}
     clock = time.perf_counter()
     records = {
         who: measure(name, benchmark, judge=gold, device=device, progress=progress)
@@ -103,40 +102,109 @@ def attack(
     benchmark: QABenchmark,
     name: str = "prefill",
     *,
+    settings: Mapping[str, Any] | None = None,
     gold: str | Path | None = None,
+    floor: str | Path | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Share of the forget facts that an attack brings back, from the run and from the gold model, with intervals."""
-    method = catalog.load("attack", name)()
-    probes = benchmark.forget_probes()
-    found = {}
-    for who, subject in (("run", run), ("gold", gold)):
-        if subject is not None:
-            found[who] = method.run(load(subject, device=device, template=benchmark.template), probes)
+    """Share of the forget facts that an attack brings back, with intervals: from the run, and from target, gold and a second
+    gold (`floor`) where there are any. `excess` is a share less the gold's, row by row.
+
+    `settings`: the attack's numbers where they are not to be its defaults. Raises ConfigError, DataError or ModelError.
+    """
+    method = catalog.load("attack", name).parse(settings or {}, f"attack {name}")
+    subjects = {"run": run, "target": _base_of(run), "gold": gold, "floor": floor}
+    found = {
+        who: _attacked(method, name, subject, benchmark, device)
+        for who, subject in subjects.items()
+        if subject
+    }
+    figures = {}
+    for who, tried in found.items():
+        figures[f"{name}/{who}"] = _share(tried)
+        if any("probability" in row for row in tried["rows"]):
+            figures[f"{name}/probability/{who}"] = _mean(tried, [row["probability"] for row in tried["rows"]])
+        if gold and who != "gold":
+            figures[f"{name}/excess/{who}"] = _excess(tried, found["gold"])
     result = {
         "schema": 1,
         "attack": name,
         "version": method.version,
         "tier": method.tier,
+        "settings": method.model_dump(mode="json"),
         **benchmark.settings,
         "subject": {"name": str(run), "sha256": model_hash(run)},
         "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
-        "figures": {f"{name}/{who}": asdict(_share(records)) for who, records in found.items()},
-        "rows": found["run"],
+        "figures": {key: asdict(figure) for key, figure in figures.items()},
+        "rows": found["run"]["rows"],
     }
     _keep(run, f"attack-{name}.json", result)
     return result
 
 
-def _share(records: Sequence[dict[str, Any]]) -> Figure:
+def _attacked(
+    method: Any, name: str, subject: str | Path, benchmark: QABenchmark, device: str | None
+) -> dict[str, Any]:
+    """`rows` of one attack on one model, or `why` there are none; from the cache when it was tried before."""
+    from expunge.benchmarks._qa import MEASURE
+
+    trains = hasattr(method, "training")
+    key = hash_of(
+        [
+            name,
+            method.version,
+            method.model_dump(mode="json"),
+            MEASURE,
+            benchmark.settings,
+            model_hash(subject),
+        ]
+    )
+    cached = store.cache_folder() / "attacks" / f"{key}.json"
+    if cached.is_file():
+        return store.read_json(cached)
+    lm = load(subject, dtype="float32" if trains else "auto", device=device, template=benchmark.template)
+    if method.needs <= lm.capabilities:
+        if trains:
+            from expunge.run.relearn import relearn
+
+            relearn(lm, benchmark.other_forget_probes(), method.training, method.seed)
+        tried = {"rows": method.run(lm, benchmark.forget_probes()), "why": "no row could be attacked"}
+    else:
+        tried = {"rows": [], "why": method.why_not}
+    store.write_json(cached, tried)
+    return tried
+
+
+def _share(tried: dict[str, Any]) -> Figure:
     from expunge.metrics.intervals import wilson
 
-    hits = sum(record["recovered"] for record in records)
-    return (
-        Figure(hits / len(records), len(records), *wilson(hits, len(records)))
-        if records
-        else Figure(None, why="no row could be prefilled")
-    )
+    n = len(tried["rows"])
+    if not n:
+        return Figure(None, why=tried["why"])
+    hits = sum(row["recovered"] for row in tried["rows"])
+    return Figure(hits / n, n, *wilson(hits, n))
+
+
+def _mean(tried: dict[str, Any], values: Sequence[float]) -> Figure:
+    import numpy as np
+
+    from expunge.metrics import intervals
+
+    clusters = intervals.group_rows([row["subject"] for row in tried["rows"]])
+    spread = intervals.percentiles(intervals.resampled_means(np.array(values), clusters))
+    return Figure(sum(values) / len(values), len(values), *spread)
+
+
+def _excess(ours: dict[str, Any], gold: dict[str, Any]) -> Figure:
+    if not ours["rows"]:
+        return Figure(None, why=ours["why"])
+    pairs = zip(ours["rows"], gold["rows"], strict=True)
+    return _mean(ours, [float(a["recovered"]) - float(b["recovered"]) for a, b in pairs])
+
+
+def _base_of(run: str | Path) -> str | None:
+    """The model that a run folder was made from."""
+    return read_manifest(Path(run))["base"]["name"] if (Path(run) / "manifest.json").is_file() else None
 
 
 def _keep(run: str | Path, name: str, result: dict[str, Any]) -> None:
