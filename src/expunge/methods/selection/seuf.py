@@ -10,8 +10,8 @@ Needs: a mixture of experts; one forward over the forget rows before training. S
 Differs from the paper: the anchor is taken at the answer tokens. Where M > 1, what each of their routers is anchored to is our
 reading: the paper's is one expert in one layer.
 Differs from the authors' code: none was found; the rest of the fused tensors stays bit for bit as it was, also under weight decay.
-Fails when: the forget rows are spread evenly over many experts, or share theirs with the retain rows: one expert then holds
-little of them, or much else.
+Fails when: the forget rows are spread over many experts, or the retain rows use the same ones: one expert then holds little of
+them, or as much of what is to stay. Rows of one kind, as in the pocket benchmark, are routed alike.
 """
 
 from __future__ import annotations
