@@ -5,8 +5,7 @@
 Every round asks the model as it stands. What it still answers right is trained on with falsified answers; facts that it seems to
 have lost are asked for in other, easier words from the second round on, and join the questions. It ends when nothing is right.
 Needs: question-answer pairs, a writer, data `unstar` (refusals would work too), an objective that imitates.
-Differs from the paper: the questions about a fact are those of the forget rows and their rewordings, not twenty that a model made up;
-the match is by words and edit similarity.
+Differs from the paper: the questions about a fact are those of the forget rows and their rewordings, not twenty that a model made up.
 Differs from the authors' code: the rounds are bounded and kept, what still matches at the end is counted, all questions are asked in
 one batch, and retain rows stand beside each round; theirs loops until fifty questions are answered wrong, for one hard-coded subject.
 Fails when: the model is small or the rounds are few: training on the few facts that are left brings some of the others back, so
