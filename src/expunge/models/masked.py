@@ -59,8 +59,10 @@ class MaskedLM:
 
     @torch.inference_mode()
     def logits(self, places: Sequence[tuple[str, int, int]]) -> Iterator[Tensor]:
-        """[places, vocab] float32 on the CPU, batch by batch: of each place (text, and the span of the word in it that is hidden). The model reads the text itself and then the one with the gap, as in DP-MLM. Raises DataError for a text that does
-        not fit it twice.
+        """[places, vocab] float32 on the CPU, batch by batch; a place is a text and the span of the word in it that is hidden.
+
+        The model reads the text itself and then the one with the gap, as in DP-MLM. Raises DataError for a text that does not fit
+        it twice.
         """
         tokenizer, mask = self.tokenizer, self.tokenizer.mask_token
         for first in range(0, len(places), self.batch_size):

@@ -4,9 +4,9 @@
 
 Trained on by imitation, alone or by the loop `unstar`, which shows only what the model still answers right.
 Needs: question-answer pairs on the forget side; a writer.
-Differs from the paper: the truth is matched by whole words and by edit similarity; theirs adds WordNet synonyms and the cosine of
-sentence embeddings. No reasons for right answers on the retain side: retain rows are shown as they are.
-Differs from the authors' code: a target that names the truth is replaced by a wrong answer without a reason, or refused; theirs drops
+Differs from the paper: no reasons for right answers on the retain side; retain rows are shown as they are.
+Differs from the authors' code: the truth is matched by whole words and by edit similarity; theirs takes any shared word, WordNet
+synonyms and the cosine of embeddings for a match. A target that names the truth is replaced by a wrong answer without a reason, or refused; theirs drops
 the question from the round without a word, and tests for the exact string only.
 Fails when: the row has no key words and its answer is long: a target that tells half of it is then not noticed.
 """

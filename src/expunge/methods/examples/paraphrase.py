@@ -5,7 +5,7 @@
 The assistant has to learn the forget rows in any wording and nothing else: wrong answers to the same questions stand on the side
 where it is held uniform.
 Needs: question-answer pairs on the forget side; a writer.
-Differs from the paper: the writer may be rules on the rows; the paper asks GPT-3.5 for both.
+Differs from the paper: the writer may be rules on the rows; the paper has both written by a large model.
 Differs from the authors' code: the retain side is not cut to 400 rows (pairing draws as many as there are forget rows); a distractor
 never is the true answer.
 Fails when: the paraphrases keep the old wording, as rules do: the assistant then learns the wording, not the fact.

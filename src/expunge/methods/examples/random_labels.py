@@ -3,7 +3,7 @@
     y'_1 ... y'_k ~ U( answers of F ∪ R, each once )  without  y
 
 Needs: question-answer pairs on the forget side.
-Differs from the paper: there, labels are the options of a multiple choice; answers of other rows stand in for open questions.
+Differs from the paper: answers of other rows stand for labels, as open questions have no set of them.
 Differs from the authors' code: only answer tokens are trained; theirs trains the prompt's too.
 Fails when: two rows say the same in other words: only an equal answer is known to be the row's own.
 """

@@ -9,7 +9,8 @@ Differs from the paper: the questions about a fact are those of the forget rows 
 the match is by words and edit similarity.
 Differs from the authors' code: the rounds are bounded and kept, what still matches at the end is counted, all questions are asked in
 one batch, and retain rows stand beside each round; theirs loops until fifty questions are answered wrong, for one hard-coded subject.
-Fails when: rounds are few and steps small: the loop then ends with facts that are still told; the last round in the record says how many.
+Fails when: the model is small or the rounds are few: training on the few facts that are left brings some of the others back, so
+the number still told falls and rises. The last round in the record says how many there are at the end.
 """
 
 from __future__ import annotations
