@@ -109,9 +109,11 @@ def test_what_unlearn_would_refuse_is_refused_before_anything_is_counted(wide):
         plan("nowhere", DATA, recipe("ga"))
 
 
-def test_a_guard_has_nothing_to_plan(wide):
+def test_a_guard_has_nothing_to_plan_and_stages_are_decided_on_the_way(wide):
     with pytest.raises(ConfigError, match="it trains nothing"):
         plan(wide[0], DATA, recipe("eco"))
+    with pytest.raises(ConfigError, match="'dp2unlearning' runs in stages"):
+        plan(wide[0], DATA, recipe("dp2unlearning"))
 
 
 def test_the_verb_prints_one_json_document(wide, tmp_path):

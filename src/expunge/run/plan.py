@@ -36,11 +36,15 @@ def plan(
 ) -> dict[str, Any]:
     """Steps, tokens, operations, seconds and memory (MiB) of `unlearn` with a training recipe.
 
-    Weights are not loaded. Raises ConfigError for a guard, which trains nothing, DataError for rows that are missing, ModelError for a
-    model that is not there.
+    Weights are not loaded. Raises ConfigError for a guard, which trains nothing, and for a procedure of several stages, DataError for rows
+    that are missing, ModelError for a model that is not there.
     """
     if recipe.kind == "guard":
         raise ConfigError(f"'{recipe.method}' is a guard: it trains nothing, so there are no steps to plan.")
+    if hasattr(recipe.axes["procedure"], "stage"):
+        raise ConfigError(
+            f"'{recipe.method}' runs in stages, each of them decided after the one before, so they cannot be counted beforehand."
+        )
     refuse_missing_data(recipe, data)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -143,9 +147,10 @@ def _work(
         if "hidden" in part.needs:
             first = min(first_trained_block(shape, last), last)
             work.operations += tokens * costs.blocks(first, last)
-            work.operations += (
-                once * costs.forward(last) * (2 if first else 1)
-            )  # kept, and checked against it
+            passes = (
+                2 if first else 1
+            )  # what enters the first block is kept, and the rest run again to check it
+            work.operations += passes * once * costs.forward(last)
             work.reference_tokens += once
             continue
         work.answers += answers
@@ -157,7 +162,7 @@ def _work(
             work.operations += once * costs.forward(last) + once_answers * costs.head_forward
         if "ref_logits" in references:
             work.operations += answers * costs.head_forward
-    for name in _needs(recipe, "selection", "adapter"):  # gradients at the starting model, once
+    for name in {"forget", "retain"} & _needs(recipe, "selection", "adapter"):  # gradients, once
         tokens, answers = _lengths(rows[name], range(min(len(rows[name]), len(rows["forget"]))))
         work.operations += 3 * (tokens * costs.forward(every) + answers * costs.head_forward)
     return work
@@ -201,10 +206,8 @@ class _Costs:
         below = below or (head.requires_grad and shape.get_input_embeddings().weight is head)
         self.lowest = 0 if below else self.count
         for i, block in enumerate(blocks.modules):
-            parameters = sorted(
-                block.parameters(), key=lambda p: p.dim() > 1
-            )  # norms stand before what they feed
-            for p in parameters:
+            norms_first = sorted(block.parameters(), key=lambda p: p.dim() > 1)
+            for p in norms_first:
                 size = p.numel() if p.dim() > 1 else 0
                 self._forward[i] += 2 * size
                 self._step[i] += 2 * size * (1 + below + p.requires_grad)
