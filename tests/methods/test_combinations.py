@@ -5,11 +5,16 @@ import random
 import pytest
 import torch
 
+import expunge.models.hidden
+import expunge.models.reference
+import expunge.train.feed
+import expunge.train.statistics
 from expunge import catalog
+from expunge.data.batching import collate
 from expunge.errors import ConfigError
 from expunge.recipes import recipe
 from expunge.train.feed import Feed
-from expunge.train.loop import _Run
+from expunge.train.loop import _Run, train
 from expunge.train.selection import unpack
 from tests.methods.cases import Case
 from tests.methods.test_matrix import knowing, start, step_gradient  # noqa: F401  (a fixture)
@@ -55,21 +60,45 @@ def shake(model) -> None:
                 parameter.add_(0.02 * torch.randn_like(parameter))
 
 
-@pytest.fixture(params=draw_cases(40), ids=lambda case: case.method)
+CASES = draw_cases(40)
+FEWER = CASES[:20]
+BATCHING = (expunge.train.feed, expunge.train.statistics, expunge.models.reference, expunge.models.hidden)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.method)
 def case(request):
     return request.param
 
 
+@pytest.fixture(params=FEWER, ids=lambda case: case.method)
+def one_of_fewer(request):
+    return request.param
+
+
+def has_threshold(case: Case) -> bool:
+    """Whether it picks weights by a threshold on gradients, which the last bit of a gradient decides."""
+    return bool({"wagle", "snip"} & set(case.method.split("+")))
+
+
+def changed(made, **train):
+    return made.model_copy(update={"train": made.train.model_copy(update=train)})
+
+
+def shaken_gradient(tokenizer, case, weights):
+    model, _, rows, made = start(tokenizer, case, weights)
+    feed = Feed(model, made, rows, 0)
+    shake(model)
+    return step_gradient(model, feed, made)[0]
+
+
 def test_any_allowed_combination_is_finite_and_does_not_depend_on_how_a_step_is_cut(tokenizer, knowing, case):  # noqa: F811
-    if {"wagle", "snip"} & set(case.method.split("+")):
-        pytest.skip(
-            "a threshold on gradients is decided by their last bit; test_selection holds the gradients themselves"
-        )
+    if has_threshold(case):
+        pytest.skip("decided by the last bit; test_selection holds the gradients themselves")
     weights = knowing if case.knows else None
     found = []
     for size in (1, 4):
         model, _, rows, made = start(tokenizer, case, weights)
-        made = made.model_copy(update={"train": made.train.model_copy(update={"micro_batch": size})})
+        made = changed(made, micro_batch=size)
         feed = Feed(model, made, rows, 0)
         shake(model)
         found.append(step_gradient(model, feed, made)[0])
@@ -80,7 +109,7 @@ def test_any_allowed_combination_is_finite_and_does_not_depend_on_how_a_step_is_
 
 def test_any_allowed_combination_moves_what_was_selected_and_nothing_else(tokenizer, knowing, case):  # noqa: F811
     model, _, rows, made = start(tokenizer, case, knowing if case.knows else None)
-    made = made.model_copy(update={"train": made.train.model_copy(update={"weight_decay": 0.1})})
+    made = changed(made, weight_decay=0.1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     run = _Run(model, Feed(model, made, rows, 0), made, None, None)
     run.finish(lambda done, total: None)
@@ -95,3 +124,58 @@ def test_any_allowed_combination_moves_what_was_selected_and_nothing_else(tokeni
         assert torch.equal(parameter[~may], before[name][~may]), name
         moved += int((parameter != before[name]).sum())
     assert moved > 0
+
+
+def test_padding_and_what_stands_under_it_change_nothing(tokenizer, knowing, one_of_fewer, monkeypatch):  # noqa: F811
+    """C13: seven more columns, up to rounding. C15: any ids there, bit for bit."""
+    case = one_of_fewer
+    weights = knowing if case.knows else None
+
+    def wider(rows, pad_id, **options):
+        batch = collate(rows, pad_id, **options)
+        return type(batch)(*(torch.nn.functional.pad(part, (0, 7), value=0) for part in batch))
+
+    def scribbled(rows, pad_id, **options):
+        batch = wider(rows, pad_id, **options)
+        anything = torch.randint_like(batch.ids, 3, len(tokenizer))
+        return batch._replace(ids=torch.where(batch.attention.bool(), batch.ids, anything))
+
+    found = []
+    for batching in (collate, wider, scribbled):
+        for module in BATCHING:
+            monkeypatch.setattr(module, "collate", batching)
+        found.append(shaken_gradient(tokenizer, case, weights))
+    plain, wide, scribble = found
+    assert torch.equal(scribble, wide)
+    if not has_threshold(case):
+        assert torch.allclose(wide, plain, rtol=1e-3, atol=1e-5 * plain.abs().max())
+
+
+def test_a_run_cut_short_resumes_to_the_same_bytes(tokenizer, knowing, one_of_fewer, tmp_path):  # noqa: F811
+    """With whatever the recipe remembers: masks, GRU's average, the multiplier, Adam's moments."""
+    case = one_of_fewer
+
+    class Cut(Exception):
+        pass
+
+    def cut(done, total):
+        if done == 2:
+            raise Cut
+
+    def run(folder, progress=None):
+        model, _, rows, made = start(tokenizer, case, knowing if case.knows else None)
+        made = changed(made, checkpoint_every=1, weight_decay=0.1)
+        outcome = train(model, Feed(model, made, rows, 0), made, folder=folder, progress=progress)
+        return torch.cat([p.detach().reshape(-1) for p in model.parameters()]), outcome.trace
+
+    straight, trace = run(None)
+    with pytest.raises(Cut):
+        run(tmp_path, cut)
+    resumed, again = run(tmp_path)
+    assert torch.equal(resumed, straight)
+    assert again == trace
+
+
+def test_the_draw_holds_every_kind_of_memory():
+    drawn = {name for case in FEWER for name in case.method.split("+")}
+    assert {"gru", "primal_dual", "wagle"} <= drawn

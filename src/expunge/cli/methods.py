@@ -88,7 +88,11 @@ def cost(axis: str, needs: set[str]) -> dict[str, Any]:
     passes = len(streams & needs)
     memory = [MEMORY[need] for need in MEMORY if need in needs]
     if axis == "selection":
-        memory += ["one gradient a weight for each of its needs, while it chooses"] if needs else []
+        memory += (
+            ["one gradient a weight for each of its needs, while it chooses"]
+            if needs & {"forget", "retain"}
+            else []
+        )
         memory.append("a bit a weight, where it picks single weights")
     return {"forwards": passes, "backwards": passes, "memory": memory}
 

@@ -45,7 +45,7 @@ def plan(
     )
     show.output.print(
         f"{found['operations']:.2e} operations at {found['operations_per_second']:.1e} a second here: about {found['seconds']:.0f} s; "
-        "more for small models and short rows, less where few blocks run or train."
+        "more for small models and short rows."
     )
     parts = ", ".join(f"{name} {size:,.0f}" for name, size in found["mib"].items())
     show.output.print(f"Memory, MiB: {parts}; together about {sum(found['mib'].values()):,.0f}.")

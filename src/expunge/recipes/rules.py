@@ -62,6 +62,15 @@ def warnings(recipe: Recipe) -> list[str]:
         said.append(
             "embed without rmu: only the states after one block are held; what later blocks do with them is free."
         )
+    compat = getattr(recipe.axes.get("objective"), "compat", None)
+    if compat == "batch":
+        said.append(
+            "npo with compat=batch: the mean inside the link pushes all rows alike and depends on train.micro_batch; kept to reproduce WAGLE's published runs only."
+        )
+    if compat == "muse2024":
+        said.append(
+            "npo with compat=muse2024: a loss on raw logits of the whole vocabulary, which changes when no probability does; kept to reproduce MUSE's published runs only."
+        )
     if recipe.kind == "training" and recipe.train.select == "gold":
         said.append(
             "train.select is 'gold': the number of steps is chosen by looking at the retrained model, which nobody has who needs to unlearn."
@@ -117,7 +126,7 @@ def _complete_training(method: str, parts: Parts) -> None:
         extra = [axis for axis in ("objective", "weighting", "selection") if axis in parts]
         if extra:
             raise ConfigError(
-                f"method '{method}': '{parts['procedure']['name']}' never sees the forget set, so it takes no {extra[0]}."
+                f"method '{method}': '{parts['procedure']['name']}' takes no forget objective, and so no {extra[0]} either."
             )
         parts.setdefault("retain", {"name": "nll"})
     _complete_data(method, parts)

@@ -55,6 +55,11 @@ def bench_pocket(
     recipes = {
         name: preset("pocket", name, seed) for name in methods
     }  # a typo is told before anything is trained
+    for name, made in recipes.items():
+        if arch != "moe" and "router" in made.needs:
+            raise ConfigError(
+                f"'{name}' selects experts, and the world of --arch {arch} has none. Run it with --arch moe."
+            )
     world = build_pocket(size, seed, arch, workers=workers, tell=tell)
     spec = ("pocket", {"folder": str(world), "half": "report"})
     return run_bench(Path(out), spec, Models.of(world), recipes, workers=workers, tell=tell)

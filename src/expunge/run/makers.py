@@ -130,36 +130,49 @@ class _Stages:
         return Stage(self.recipe, self.course.show(self.course.forget)) if number == 0 else None
 
     def _run(self, stage: Stage) -> None:
-        from expunge.train.feed import Feed
-        from expunge.train.loop import train
-
-        number = len(self.outcomes)
-        folder = self.order.folder / f"stage-{number}" if self.staged else self.order.folder
-        rows = self._rows(stage.shown)
-        begin = time.perf_counter()
-        if not self.adapter:
-            self.model.requires_grad_(True)
-        with self._reference(stage):
-            feed = Feed(self.model, stage.recipe, rows, self.lm.pad_id)
-        self.reference_bytes = max(self.reference_bytes, feed.reference_bytes)
-        self.timings["reference"] += time.perf_counter() - begin
-        self._adapt(number)
-        if stage.prepare:
-            stage.prepare(self.model)
-        begin = time.perf_counter()
+        folder = self.order.folder / f"stage-{len(self.outcomes)}" if self.staged else self.order.folder
         before = sum(outcome["steps"] for outcome in self.outcomes)
         probe = self.order.probe
-        outcome = train(
-            self.model,
-            feed,
-            stage.recipe,
+        train = self._train_privately if stage.privacy else self._train
+        outcome, facts = train(
+            stage,
             folder=folder,
             probe=(lambda step: probe(self.lm, before + step)) if probe else None,
             progress=lambda done, total: self.order.progress(stage.name or "training", done, total),
         )
-        self.timings["training"] += time.perf_counter() - begin
-        self._keep(stage, outcome)
+        self._keep(stage, outcome, facts)
         store.remove(folder if self.staged else folder / "checkpoint")
+
+    def _train(self, stage: Stage, **options: Any) -> tuple[Outcome, dict[str, Any]]:
+        """One run of the loop: reference, adapter, what the stage changes beforehand, steps."""
+        from expunge.train.feed import Feed
+        from expunge.train.loop import train
+
+        begin = time.perf_counter()
+        if not self.adapter:
+            self.model.requires_grad_(True)
+        with self._reference(stage):
+            feed = Feed(self.model, stage.recipe, self._rows(stage.shown), self.lm.pad_id)
+        self.reference_bytes = max(self.reference_bytes, feed.reference_bytes)
+        self.timings["reference"] += time.perf_counter() - begin
+        self._adapt(len(self.outcomes))
+        if stage.prepare:
+            stage.prepare(self.model)
+        begin = time.perf_counter()
+        outcome = train(self.model, feed, stage.recipe, **options)
+        self.timings["training"] += time.perf_counter() - begin
+        return outcome, {}
+
+    def _train_privately(self, stage: Stage, **options: Any) -> tuple[Outcome, dict[str, Any]]:
+        """Steps with differential privacy on the stage's retain rows, and what they promise."""
+        from expunge.train.private import privacy_facts, train_private
+
+        rows = self._rows(stage.shown).retain
+        begin = time.perf_counter()
+        seed = Seed(self.recipe.seed).child("train")
+        outcome = train_private(self.model, rows, stage.privacy, pad_id=self.lm.pad_id, seed=seed, **options)
+        self.timings["training"] += time.perf_counter() - begin
+        return outcome, {"privacy": privacy_facts(stage.privacy, len(rows))}
 
     def _rows(self, shown: Shown) -> Rows:
         from expunge.train.feed import Rows
@@ -205,10 +218,10 @@ class _Stages:
             _put(self.model, now)
 
     # --- between stages -------------------------------------------------------------------------------------------------
-    def _keep(self, stage: Stage, outcome: Outcome) -> None:
+    def _keep(self, stage: Stage, outcome: Outcome, facts: dict[str, Any]) -> None:
         from expunge.train import checkpoint
 
-        facts = {name: value for name, value in vars(outcome).items() if name != "trace"}
+        facts = {name: value for name, value in vars(outcome).items() if name != "trace"} | facts
         self.outcomes.append({"stage": stage.name, **facts} if self.staged else facts)
         self.trace += [{"stage": stage.name, **entry} if self.staged else entry for entry in outcome.trace]
         if self.staged:

@@ -34,6 +34,7 @@ class UnStar(Settings):
     claim: ClassVar = "approximate"
     forgets: ClassVar = True
     start: ClassVar = "target"
+    asks: ClassVar = True
     implies: ClassVar = {"data": "anti_samples", "objective": "imitate"}
 
     rounds: int = Field(5, ge=1)
