@@ -157,9 +157,9 @@ def _complete_embed(method: str, parts: Parts) -> None:
 def _complete_data(method: str, parts: Parts) -> None:
     """Other answers are made where the objective asks for them, and nowhere else."""
     objective = parts.get("objective", {}).get("name")
-    wants = objective is not None and "alternate" in catalog.load("objective", objective).needs
+    wants = objective is not None and "alternate" in _needs("objective", objective)
     name = parts.setdefault("data", {}).setdefault("name", "refusals" if wants else "raw")
-    gives = "alternate" in catalog.load("data", name).needs
+    gives = "alternate" in _needs("data", name)
     if wants and not gives:
         makers = [
             entry.name for entry in catalog.all_entries("data") if "alternate" in entry.declared["needs"]
@@ -174,6 +174,12 @@ def _complete_data(method: str, parts: Parts) -> None:
         raise ConfigError(
             f"method '{method}': '{name}' makes other answers to the forget questions, and nothing here is shown them. Use it with one of: {', '.join(takers)}."
         )
+
+
+def _needs(axis: str, name: str) -> frozenset[str]:
+    """What a value needs, as its file declares it."""
+    known = catalog.entries(axis).get(name)
+    return frozenset(known.declared["needs"]) if known else catalog.load(axis, name).needs
 
 
 def _refuse_beside_reinforcement(method: str, parts: Parts, implied: dict[str, str]) -> None:
