@@ -54,6 +54,7 @@ CASES = (
     Case("npo+nll+wagle", {"selection": {"share": 0.5}}),
     Case("npo+nll+gru+wagle", {"selection": {"share": 0.5}}),
     Case("ga+nll+snip", {"selection": {"share": 0.3}}),
+    Case("ga+nll+codec", {"selection": {"samples": 100}}),
     Case("ga+magnitude", {"selection": {"share": 0.3}}),
     Case("ga+random", {"selection": {"share": 0.3}}),
     Case("ihl+nll+fila", {"adapter": {"rank": 4, "alpha": 8}}),

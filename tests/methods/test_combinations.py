@@ -16,7 +16,7 @@ from expunge.recipes import recipe
 from expunge.train.feed import Feed
 from expunge.train.loop import _Run, train
 from expunge.train.selection import unpack
-from tests.methods.cases import Case
+from tests.methods.cases import ELSEWHERE, Case
 from tests.methods.test_matrix import knowing, start, step_gradient  # noqa: F401  (a fixture)
 
 SETTINGS = {
@@ -24,6 +24,7 @@ SETTINGS = {
     "embed": {"layer": 1},
     "layers": {"patterns": ["layers.1."]},
     "primal_dual": {"limit": 0.5},
+    "codec": {"samples": 60, "most": 4},
     **{key: {"share": 0.5} for key in ("wagle", "snip", "magnitude", "random")},
 }
 AXES = ("objective", "weighting", "retain", "gradient", "selection")
@@ -38,7 +39,7 @@ def draw_cases(count: int) -> list[Case]:
     while len(found) < count:
         names = {"objective": rng.choice(sorted(catalog.entries("objective")))}
         for axis in AXES[1:]:
-            name = rng.choice([None, *sorted(catalog.entries(axis))])
+            name = rng.choice([None, *sorted(set(catalog.entries(axis)) - set(ELSEWHERE))])
             if name:
                 names[axis] = name
         chosen = {axis: SETTINGS[name] for axis, name in names.items() if name in SETTINGS}

@@ -260,15 +260,17 @@ def edit_weights(order: Order) -> dict[str, Any]:
     from expunge.train.workbench import Workbench
 
     lm = _trainable(order)
+    data, found = _named(order)
     order.progress("editing", 0, 1)
     begin = time.perf_counter()
-    facts = order.recipe.axes["edit"].apply(Workbench(lm, order.data, order.recipe))
+    facts = order.recipe.axes["edit"].apply(Workbench(lm, data, order.recipe))
     seconds = time.perf_counter() - begin
     save_model(lm.model, lm.tokenizer, order.folder / "model")
     order.progress("editing", 1, 1)
     return {
         "kind": "weights",
         "template": lm.encoder.template,
+        "names_found_in_text": list(found),
         "timings": {"edit": seconds},
         "edit": facts,
     }
@@ -276,22 +278,11 @@ def edit_weights(order: Order) -> dict[str, Any]:
 
 def fit_guard(order: Order) -> dict[str, Any]:
     """Fit detector and action and write `guard`. Returns what the manifest says of it."""
-    from expunge.data.subjects import find_names
     from expunge.guards.guard import Guard
     from expunge.run.make import load
 
-    data = order.data
     lm: Any = load(order.start, device=order.device, template=order.template)
-    found: tuple[str, ...] = ()
-    if not data.subjects and "subject" in order.recipe.needs:
-        found = find_names(data.forget, data.retain)
-        data = replace(
-            data,
-            forget=(
-                *data.forget,
-                *(type(data.forget[0])(f"found-{i}", subject=name) for i, name in enumerate(found)),
-            ),
-        )
+    data, found = _named(order)
     order.progress("fitting the guard", 0, 1)
     guard = Guard.fit(lm, data, order.recipe, order.selection)
     guard.save(order.folder / "guard")
@@ -308,6 +299,18 @@ def fit_guard(order: Order) -> dict[str, Any]:
         "names_found_in_text": list(found),
         "guard": shown,
     }
+
+
+def _named(order: Order) -> tuple[Dataset, tuple[str, ...]]:
+    """The data, with rows for the names found in its text where the recipe needs names and nobody gave any; and those names."""
+    from expunge.data.subjects import find_names
+
+    data = order.data
+    if data.subjects or "subject" not in order.recipe.needs:
+        return data, ()
+    found = find_names(data.forget, data.retain)
+    rows = (type(data.forget[0])(f"found-{i}", subject=name) for i, name in enumerate(found))
+    return replace(data, forget=(*data.forget, *rows)), found
 
 
 def _trainable(order: Order) -> TransformerLM:

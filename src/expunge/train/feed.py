@@ -13,6 +13,7 @@ from torch import Tensor
 from expunge.data.batching import Step, collate, plan_steps
 from expunge.data.tokenize import Encoded
 from expunge.errors import ConfigError
+from expunge.models.activations import Perturbed, perturbed
 from expunge.models.experts import Affinity, PickedGates, affinities
 from expunge.models.hidden import HiddenRows, first_trained_block
 from expunge.models.logprobs import AnswerRows, answer_rows, token_logp
@@ -141,6 +142,12 @@ class Feed:
     def affinities(self) -> list[Affinity]:
         """How much the forget rows use each expert of each layer. Raises ModelError for a dense model."""
         return affinities(self.model, self.rows.forget, self.pad_id)
+
+    def perturbed(self, samples: int, swaps: int) -> Perturbed:
+        """What the model says of forget rows in which some tokens were swapped."""
+        return perturbed(
+            self.model, self.rows.forget, samples, swaps, self.pad_id, self.seed.child("perturbed")
+        )
 
     def parts(self, step: Step) -> Iterator[slice]:
         """The micro-batches of a step, as slices of its row lists."""
