@@ -18,7 +18,7 @@ from expunge.recipes import Recipe
 from expunge.reports.view import RunView, read_run
 from expunge.run.bench import ARCHS, Models, preset, run_method
 from expunge.run.build import build_pocket
-from expunge.run.workers import run_jobs
+from expunge.run.workers import free_cores, run_jobs
 
 COLUMNS = {
     "forget_quality/ks_p": "KS p",
@@ -49,10 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--presets", nargs="+", default=PRESETS)
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--size", default="default")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=free_cores())
     parser.add_argument("--out", type=Path, default=Path("runs/results"))
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
     asked = parser.parse_args()

@@ -21,7 +21,7 @@ from expunge.run import load
 from expunge.run.bench import ARCHS, Models, make_artifact, open_benchmark, preset
 from expunge.run.build import build_pocket
 from expunge.run.trajectory import TrajectoryProbe
-from expunge.run.workers import run_jobs
+from expunge.run.workers import free_cores, run_jobs
 
 RATES = (2e-4, 5e-4, 1e-3, 2e-3)
 ADAPTER_FACTOR = 5
@@ -93,7 +93,7 @@ def choose(name: str, trials: dict[str, dict]) -> Choice:
     return Choice(best, bool(level), agrees, trials)
 
 
-def tune(presets, out: Path, *, size: str = "default", workers: int = 2, tell=print) -> dict[str, Choice]:
+def tune(presets, out: Path, *, size: str = "default", workers: int, tell=print) -> dict[str, Choice]:
     """The choice for each preset that has a grid."""
     jobs = {}
     for arch in dict.fromkeys(ARCHS.get(name, "llama") for name in presets):
@@ -102,21 +102,21 @@ def tune(presets, out: Path, *, size: str = "default", workers: int = 2, tell=pr
             for setting in grid(name) if ARCHS.get(name, "llama") == arch else ():
                 made = preset("pocket", name, SEED, [setting])
                 jobs[f"{name} {setting}"] = (try_setting, (str(world), made, str(out / name / setting)))
-    trials: dict[str, dict[str, dict]] = {}
+    trials: dict[str, dict] = {}
     for key, found in run_jobs(jobs, workers):
-        name, setting = key.split()
-        trials.setdefault(name, {})[setting] = found
+        trials[key] = found
         shown = [f"{what} {value:.3g}" for what, value in found.items() if isinstance(value, (int, float))]
         tell(f"{key:40s} " + "  ".join(shown or [found["failed"]]))
-    return {name: choose(name, trials[name]) for name in presets if name in trials}
+    tried = {name: {setting: trials[f"{name} {setting}"] for setting in grid(name)} for name in presets}
+    return {name: choose(name, found) for name, found in tried.items() if found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--presets", nargs="+", default=PRESETS)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
+    parser.add_argument("--workers", type=int, default=free_cores())
     parser.add_argument("--out", type=Path, default=Path("runs/tune"))
     arguments = parser.parse_args()
     for name, choice in tune(arguments.presets, arguments.out, workers=arguments.workers).items():

@@ -42,6 +42,26 @@ def test_the_largest_share_is_exact_and_the_first_of_equals_win(values, share, p
     assert torch.equal(found, expected)
 
 
+def test_a_tensor_that_is_scored_in_pieces_has_the_mask_of_the_whole():
+    torch.manual_seed(0)
+    scores = {"a": torch.rand(100), "b": torch.rand(37)}
+    whole = top_share(scores.items, 0.3)
+    pieces = [("a", scores["a"][:64]), ("a", scores["a"][64:]), ("b", scores["b"])]
+    cut = top_share(lambda: pieces, 0.3)
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_run_scores_in_pieces_what_it_would_score_at_once(tokenizer, monkeypatch):
+    case = next(case for case in CASES if case.method == "npo+nll+wagle")
+    masks = []
+    for piece in (1 << 20, 4096):
+        monkeypatch.setattr("expunge.train.selection.PIECE", piece)
+        model, _, rows, made = start(tokenizer, case)
+        masks.append(_Run(model, Feed(model, made, rows, 0), made, None, None).masks)
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
 def test_a_packed_mask_takes_a_bit_a_weight_and_comes_back(tokenizer):
     torch.manual_seed(0)
     mask = torch.rand(7, 13) > 0.5

@@ -1,4 +1,4 @@
-"""Which weights move, one by one, by a score: in O(N) time and N/8 bytes beside the gradients.
+"""Which weights move, one by one, by a score: in O(N) time and N/8 bytes beside the gradients (and scratch for one PIECE).
 
 Weights that were not selected stay bit for bit as they are: their gradients are zero before the gradient rule sees them, Adam
 makes nothing of zeros, and weight decay is applied to the selected weights alone.
@@ -19,7 +19,9 @@ from expunge.train.statistics import mean_gradients
 from expunge.types import ParameterView, Seed
 
 Scores = Callable[[], Iterable[tuple[str, Tensor]]]
-"""Scores by tensor, >= 0; called once a pass, always in the same order."""
+"""Scores by tensor, >= 0, in one piece or several (all but the last of a multiple of 8); called once a pass, always in the same order."""
+PIECE = 1 << 20
+"""Weights that are scored at a time."""
 
 
 def select(selection: Any, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, Tensor]:
@@ -41,10 +43,12 @@ def select(selection: Any, weights: Mapping[str, Tensor], feed: Feed) -> dict[st
 
     def scores() -> Iterable[tuple[str, Tensor]]:
         for name, weight in weights.items():
-            own = {which: found[name] for which, found in gradients.items()}
-            seed = feed.seed.child("selection", name).number
-            with torch.no_grad():
-                yield name, selection.score(ParameterView(weight.detach(), batches=batches, seed=seed, **own))
+            whole = {"weight": weight.detach(), **{which: found[name] for which, found in gradients.items()}}
+            for start in range(0, weight.numel(), PIECE):
+                own = {what: tensor.reshape(-1)[start : start + PIECE] for what, tensor in whole.items()}
+                seed = feed.seed.child("selection", name, start).number
+                with torch.no_grad():
+                    yield name, selection.score(ParameterView(**own, batches=batches, seed=seed))
 
     return top_share(scores, selection.share)
 
@@ -74,15 +78,15 @@ def top_share(scores: Scores, share: float) -> dict[str, Tensor]:
         lower += torch.bincount((bits[bits >> 15 == edge] & 0x7FFF).cpu(), minlength=1 << 15)
     low, left = _edge(lower, left)
     threshold = edge << 15 | low
-    masks = {}
+    masks: dict[str, list[Tensor]] = {}
     for name, score in scores():
         bits = _bits(score)
         mask = bits > threshold
         equal = (bits == threshold).nonzero()[:left, 0]
         mask[equal] = True
         left -= len(equal)
-        masks[name] = pack(mask)
-    return masks
+        masks.setdefault(name, []).append(pack(mask))
+    return {name: torch.cat(pieces) for name, pieces in masks.items()}
 
 
 def _bits(score: Tensor) -> Tensor:
