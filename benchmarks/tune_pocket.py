@@ -26,8 +26,19 @@ from expunge.run.workers import free_cores, run_jobs
 RATES = (2e-4, 5e-4, 1e-3, 2e-3)
 ADAPTER_FACTOR = 5
 """Adapters take higher rates than full weights."""
-GRIDS = {"task-vector": tuple(f"procedure.alpha={alpha}" for alpha in (1.0, 2.0, 5.0, 10.0))}
-"""Presets whose four runs are spent on something else than the learning rate; written as `--set` takes it."""
+GRIDS = {
+    "task-vector": tuple(f"procedure.alpha={alpha}" for alpha in (1.0, 2.0, 5.0, 10.0)),
+    "undo": tuple(f"procedure.learning_rate={rate:g}" for rate in RATES),
+    "rocr": tuple(f"edit.penalty={size:g}" for size in (1, 0.1, 0.01, 0.001)),
+    "lcodec": tuple(f"edit.damping={size:g}" for size in (1e-2, 1e-3, 5e-4, 1e-4)),
+    "npo-continual": (),
+    "npo-gold": (),
+    "npo-orthogonal": (),
+    "uld-assistant": (),
+}
+"""Presets whose four runs are spent on something else than the learning rate, written as `--set` takes it; or that take the
+numbers of another preset (none), as those do that differ from it in the procedure alone, and what is not to unlearn by itself.
+"""
 PRESETS = tuple(name.removeprefix("pocket-") for name in preset_names() if name.startswith("pocket-"))
 SEED = 7
 """Of the world that settings are chosen on."""

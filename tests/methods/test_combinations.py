@@ -119,8 +119,8 @@ def test_any_allowed_combination_moves_what_was_selected_and_nothing_else(tokeni
         assert parameter.isfinite().all()
         may = (
             unpack(run.masks[name], parameter.shape)
-            if run.masks
-            else torch.full(parameter.shape, name in run.weights)
+            if name in run.masks
+            else torch.full(parameter.shape, name in run.weights and not run.masks)
         )
         assert torch.equal(parameter[~may], before[name][~may]), name
         moved += int((parameter != before[name]).sum())

@@ -20,7 +20,7 @@ FORGET, RETAIN = records(PEOPLE[0], 2), records(PEOPLE[1], 3)
 def course(asked=FORGET, kept=RETAIN, **settings):
     made = recipe("dp2unlearning", **settings)
     shown = lambda rows: Shown([r.example() for r in rows], [r.example() for r in kept], [])  # noqa: E731
-    return Course(made, asked, kept, shown, None, {})
+    return Course(made, asked, kept, shown, None, None, {})
 
 
 def test_the_private_stage_sees_all_rows_and_the_next_one_those_that_may_stay():

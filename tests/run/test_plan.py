@@ -109,11 +109,29 @@ def test_what_unlearn_would_refuse_is_refused_before_anything_is_counted(wide):
         plan("nowhere", DATA, recipe("ga"))
 
 
-def test_a_guard_has_nothing_to_plan_and_stages_are_decided_on_the_way(wide):
-    with pytest.raises(ConfigError, match="it trains nothing"):
+def test_what_trains_nothing_or_asks_the_model_first_has_nothing_to_plan(wide):
+    with pytest.raises(ConfigError, match="is a guard: it trains nothing"):
         plan(wide[0], DATA, recipe("eco"))
-    with pytest.raises(ConfigError, match="'dp2unlearning' runs in stages"):
-        plan(wide[0], DATA, recipe("dp2unlearning"))
+    with pytest.raises(ConfigError, match="is an edit: it trains nothing"):
+        plan(wide[0], DATA, recipe("rocr", edit={"concept": "a city", "layers": [0]}))
+    with pytest.raises(ConfigError, match="asks the model before each round"):
+        plan(wide[0], DATA, recipe("unstar"))
+
+
+def test_stages_add_up(wide):
+    """Two requests take what their halves take; distillation adds its own steps."""
+    train = {"epochs": 2, "batch_size": 2}
+    whole = plan(wide[0], DATA, recipe("ga+continual", procedure={"requests": 2}, train=train))
+    middle = len(DATA.forget) // 2
+    halves = [
+        plan(wide[0], Dataset(rows, DATA.retain), recipe("ga", train=train))
+        for rows in (DATA.forget[:middle], DATA.forget[middle:])
+    ]
+    for name in ("steps", "tokens", "operations"):
+        assert whole[name] == sum(half[name] for half in halves)
+    alone = plan(wide[0], DATA, recipe("npo+nll", train=train))
+    more = plan(wide[0], DATA, recipe("npo+nll+undo", procedure={"steps": 7}, train=train))
+    assert more["steps"] == alone["steps"] + 7
 
 
 def test_the_verb_prints_one_json_document(wide, tmp_path):

@@ -7,7 +7,6 @@ from expunge.data.dataset import Dataset, Record
 from expunge.errors import ConfigError, DataError
 from expunge.methods.edits.newton import Newton, deviation, newton_step
 from expunge.methods.selection.codec import CODEC
-from expunge.methods.selection.random import Random
 from expunge.models.language_model import TransformerLM
 from expunge.recipes import Recipe, recipe
 from expunge.train.feed import Feed, Rows
@@ -113,10 +112,14 @@ def test_noise_is_added_only_when_asked_for_and_is_the_seeds_own(tokenizer, know
     assert torch.equal(*found)
 
 
-def test_without_codec_or_rows_it_is_refused(tokenizer, knowing):
-    for selection, named in ((None, "none"), (Random(), "random")):
-        with pytest.raises(ConfigError, match=rf"the selection is {named}. Use  --method codec\+newton"):
-            Newton().apply(bench_of(tokenizer, knowing, selection))
+def test_without_picked_rows_or_text_it_is_refused(tokenizer, knowing):
+    assert recipe("newton").axes["selection"] == CODEC()
+    with pytest.raises(ConfigError, match=r"'random' scores single weights. Use codec\+newton"):
+        recipe("random+newton")
+    with pytest.raises(
+        ConfigError, match="is an edit and rewrites the weights in one go, 'nll' belongs to a training"
+    ):
+        recipe("codec+newton+nll")
     nothing = Dataset(DATA.forget)
     with pytest.raises(DataError, match="needs forget and retain rows with text"):
         Newton().apply(bench_of(tokenizer, knowing, CODEC(), nothing))

@@ -26,8 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from expunge.config import Settings
-from expunge.errors import ConfigError, DataError
-from expunge.recipes import catalog_name
+from expunge.errors import DataError
 
 if TYPE_CHECKING:
     from expunge.train.workbench import Workbench
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 class Newton(Settings):
     claim: ClassVar = "approximate"
     needs: ClassVar = frozenset({"forget", "retain"})
+    selects: ClassVar = True
 
     damping: float = Field(1e-2, gt=0)
     """λ. The smaller, the longer the step where the retain rows do not resist. The authors take 0.001 to 0.1."""
@@ -52,11 +52,6 @@ class Newton(Settings):
 
     def apply(self, bench: Workbench) -> dict[str, Any]:
         """Scrub the forget rows from the selected weights; says how far they moved and what that did to the losses."""
-        if bench.selection is None or catalog_name(bench.selection) != "codec":
-            named = catalog_name(bench.selection) if bench.selection else "none"
-            raise ConfigError(
-                f"method 'newton' moves the rows that the selection 'codec' chooses; the selection is {named}. Use  --method codec+newton"
-            )
         forget, retain = bench.rows.forget, bench.rows.retain
         if not forget or not retain:
             raise DataError(

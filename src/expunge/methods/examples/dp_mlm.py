@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 class DPMLM(Settings):
     needs: ClassVar = frozenset()
+    private: ClassVar = True
 
     model: str
     """Folder or hub id of a masked language model. The authors take RoBERTa base, to which the default `clip` belongs."""

@@ -1,15 +1,16 @@
 """DP2Unlearning, a private base that is then tuned on what may stay (Al Mahmud et al., 2025, arXiv:2504.13774).
 
     θ_p = DP-SGD( base; forget and retain rows; ε, δ ):     θ <- θ - η/(qN) · ( Σ_i g_i · min(1, C/||g_i||) + σC · N(0, I) )
-    θ*  = fine-tuning of θ_p on the retain rows, for half the epochs of a retraining
+    or, with rows that were rewritten privately (data dp_mlm):     θ_p = ordinary training of the base on the rewritten rows
+    θ*  = fine-tuning of θ_p on the retain rows as they are, for half the epochs of a retraining
 
 The first stage sees every row, but little of any single one: each row enters a step by chance (q), its gradient is cut to the
 length C, and noise covers the rest. Its result does not depend on what is asked to be forgotten, so it is made once and serves
 all later requests; one request costs half a retraining. Rows are taken in the order of their content, so that moving a row from
 the retain to the forget set gives the same θ_p.
 Needs: the base model from which the target was trained, the retain set, and the library opacus (expunge[dp]).
-Differs from the paper: its second way to a private base, rewriting the text word by word (DP-MLM), is not built: its ε is per word,
-so that a row of fifty words gets fifty times as much.
+Differs from the paper: nothing is left of DP-SGD where the rows are rewritten; that ε is per word, so that a row of fifty words gets
+fifty times as much.
 Differs from the authors' code: a row's loss is the mean over its own answer tokens (theirs divides by the tokens of the batch, which
 ties rows to each other); a step that draws no row still adds its noise (theirs skips it, though the accountant counts it); no weight
 decay in the private stage.
@@ -51,7 +52,7 @@ class DP2Unlearning(Settings):
     start: ClassVar = "base"
 
     epsilon: float = Field(1.0, gt=0)
-    """ε of the private stage, per row. The authors try 0.1 to 100."""
+    """ε of the private stage, per row; of DP-SGD alone, as are the settings below but epochs. The authors try 0.1 to 100."""
     delta: float = Field(1e-5, gt=0, lt=1)
     """δ of the private stage, per row; far below one by the number of rows. The authors take 1e-12, and 1e-11 to 1e-9 for large ε."""
     clip: float = Field(1.0, gt=0)
@@ -65,6 +66,11 @@ class DP2Unlearning(Settings):
 
     def stage(self, number: int, course: Course) -> Stage | None:
         """Private training on all rows, then half a retraining on the retain rows."""
+        if number == 0 and getattr(course.recipe.axes["data"], "private", False):
+            shown = course.show(course.forget)
+            train = course.recipe.train.model_copy(update={"epochs": self.epochs, "max_steps": None})
+            rows = [*shown.forget, *shown.retain]
+            return Stage(_retraining(course.recipe, train), Shown([], rows, []), "base on rewritten rows")
         if number == 0:
             records = [r for r in (*course.forget, *course.retain) if r.shape != "subject"]
             records.sort(key=lambda record: record.content)
@@ -74,7 +80,7 @@ class DP2Unlearning(Settings):
             privacy = Privacy(self.epsilon, self.delta, self.clip, group, made.train)
             return Stage(made, Shown([], rows, []), "private base", privacy=privacy)
         if number == 1:
-            rows = course.show(course.forget).retain
+            rows = [record.example() for record in course.retain]
             return Stage(_tuned(course.recipe), Shown([], rows, []), "fine-tuning")
         return None
 
