@@ -34,12 +34,15 @@ GRIDS = {
     "npo-continual": (),
     "npo-gold": (),
     "npo-orthogonal": (),
-    "uld-assistant": (),
 }
 """Presets whose four runs are spent on something else than the learning rate, written as `--set` takes it; or that take the
-numbers of another preset (none), as those do that differ from it in the procedure alone, and what is not to unlearn by itself.
+numbers of another preset (none), as those do that differ from it in the procedure alone.
 """
-PRESETS = tuple(name.removeprefix("pocket-") for name in preset_names() if name.startswith("pocket-"))
+PRESETS = tuple(
+    name.removeprefix("pocket-")
+    for name in preset_names()
+    if name.startswith("pocket-") and name != "pocket-uld-assistant"  # no unlearned model by itself
+)
 SEED = 7
 """Of the world that settings are chosen on."""
 

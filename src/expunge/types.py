@@ -345,7 +345,7 @@ class RetainTerm(Protocol):
 
 
 class ParameterView(NamedTuple):
-    """One tensor of the model as a selection sees it; gradients are there only where its `needs` name them."""
+    """One tensor of the model, or a piece of one, as a selection sees it; gradients are there only where its `needs` name them."""
 
     weight: Tensor
     forget: Tensor = None  # ty: ignore[invalid-assignment]  # mean gradient of -log p of the forget answers

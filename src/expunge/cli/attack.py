@@ -18,18 +18,27 @@ def attack(
     authors: Authors = None,
     dialect: Dialect = "tofu",
     template: Template = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A number of the attack, such as learning_rate=1e-5. May be repeated."),
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Share of the forget facts that come back, beside the gold's own share."""
     from expunge.cli import show
     from expunge.cli.options import golds, open_benchmark
+    from expunge.config import apply_overrides
     from expunge.run import attack as run_attack
 
     opened = open_benchmark(
         benchmark, data, half=half, split=split, authors=authors, dialect=dialect, template=template
     )
-    result = run_attack(run, opened, name, gold=golds(benchmark, data, gold)[0], device=device)
+    retrained, second = golds(benchmark, data, gold)
+    numbers = apply_overrides({}, settings or [])
+    result = run_attack(
+        run, opened, name, settings=numbers, gold=retrained, floor=second, device=device
+    )
     if as_json:
         show.print_json(result)
         return

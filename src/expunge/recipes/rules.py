@@ -62,6 +62,10 @@ def warnings(recipe: Recipe) -> list[str]:
         said.append(
             "embed without rmu: only the states after one block are held; what later blocks do with them is free."
         )
+    if names.get("procedure") == "assistant":
+        said.append(
+            "assistant: the artifact is what ULD takes off the target's logits while it answers. By itself it is no unlearned model, and nothing is unlearned until it is subtracted."
+        )
     compat = getattr(recipe.axes.get("objective"), "compat", None)
     if compat == "batch":
         said.append(
