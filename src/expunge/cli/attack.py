@@ -36,9 +36,7 @@ def attack(
     )
     retrained, second = golds(benchmark, data, gold)
     numbers = apply_overrides({}, settings or [])
-    result = run_attack(
-        run, opened, name, settings=numbers, gold=retrained, floor=second, device=device
-    )
+    result = run_attack(run, opened, name, settings=numbers, gold=retrained, floor=second, device=device)
     if as_json:
         show.print_json(result)
         return

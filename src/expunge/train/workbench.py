@@ -36,7 +36,7 @@ class Workbench:
         self.model: PreTrainedModel = lm.model
         self.pad_id = lm.pad_id
         self.seed = Seed(recipe.seed).child("edit")
-        self.selection = recipe.axes.get("selection")
+        self.selection: Any = recipe.axes.get("selection")
         self.model.eval()
 
     # --- rows ---------------------------------------------------------------------------------------------------------
