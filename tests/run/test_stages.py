@@ -213,3 +213,19 @@ def test_a_model_keeps_its_first_blocks(tokenizer, tmp_path):
         assert torch.equal(load_model(tmp_path / "short").model(ids).logits, wanted)
     with pytest.raises(ConfigError, match=r"blocks is 5, and this model has 2"):
         keep_blocks(model, 5)
+
+
+def test_a_private_base_may_be_trained_on_rewritten_rows(model_folder, tmp_path):
+    """DP2Unlearning with DP-MLM: what is trained on first is not the rows, and the manifest says how private they are."""
+    from tests.models.test_masked import masked_folder
+
+    masked = masked_folder(tmp_path / "masked")
+    made = recipe(
+        "dp2unlearning", data={"name": "dp_mlm", "model": str(masked)}, procedure={"epochs": 1}, train=TRAIN
+    )
+    out = unlearn(model_folder, DATA, made, tmp_path / "run", base=model_folder)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert [stage["stage"] for stage in manifest["stages"]] == ["base on rewritten rows", "fine-tuning"]
+    assert manifest["shown"]["epsilon_per_word"] == 10
+    assert manifest["shown"]["epsilon_of_the_longest_row"] >= 10
+    assert "privacy" not in manifest["stages"][0]

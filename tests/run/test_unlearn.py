@@ -219,3 +219,16 @@ def test_training_leaves_the_global_generators_alone(model_folder, tmp_path):
     before = torch.get_rng_state()
     unlearn(model_folder, DATA, recipe("npo+nll", train=TRAIN), tmp_path / "run", device="cpu")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("npo", {}), ("rocr", {"edit": {"concept": "a city", "layers": [0]}})]
+)
+def test_quantised_weights_are_refused_before_they_are_loaded(model_folder, tmp_path, method, settings):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="its weights are quantised"):
+        unlearn(folder, DATA, recipe(method, **settings), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()

@@ -53,6 +53,22 @@ def load_model(
     return Loaded(model.eval(), tokenizer, reason)
 
 
+def refuse_quantised(name: str | Path) -> None:
+    """Raises ModelError for a model whose configuration says that its weights are quantised; they are not loaded for that."""
+    from transformers import AutoConfig
+
+    if is_folder_name(name):
+        check_folder(Path(name))
+    try:
+        config = AutoConfig.from_pretrained(str(name))
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_explain(name, error)) from error
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"{name}: its weights are quantised, and changes smaller than their grid would be lost. Unlearn the full-precision model, then quantise."
+        )
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write weights (safetensors), configuration and tokenizer."""
     from transformers.utils import logging

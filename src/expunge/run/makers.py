@@ -145,7 +145,7 @@ def _trainable(order: Order) -> TransformerLM:
     """The model to start from in float32: a folder, a hub id, or what an earlier run made of one. Raises ModelError."""
     from expunge.artifacts.manifest import read_manifest
     from expunge.models.language_model import TransformerLM
-    from expunge.models.load import load_model
+    from expunge.models.load import load_model, refuse_quantised
 
     start, template = order.start, order.template
     if (Path(start) / "manifest.json").is_file() and (kind := read_manifest(Path(start)).get("kind")):
@@ -157,9 +157,6 @@ def _trainable(order: Order) -> TransformerLM:
             )
         template = manifest["template"] if template == "auto" else template
         start = Path(start) / "model"
+    refuse_quantised(start)
     model, tokenizer, _ = load_model(start, dtype="float32", device=order.device)
-    if getattr(model, "is_quantized", False):
-        raise ModelError(
-            f"{start}: its weights are quantised, and changes smaller than their grid would be lost. Unlearn the full-precision model, then quantise."
-        )
     return TransformerLM(model, tokenizer, template)
