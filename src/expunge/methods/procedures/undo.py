@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 class UNDO(Settings):
+    needs: ClassVar = frozenset({"retain"})
     claim: ClassVar = "approximate"
     forgets: ClassVar = True
     start: ClassVar = "target"
