@@ -72,7 +72,7 @@ def limits(run: RunView) -> list[str]:
             )
     elif manifest["claim"] == "approximate":
         said.append(
-            "The weights were trained to answer as if the data had not been seen. Nothing proves that the knowledge is gone: "
+            "The weights were changed to answer as if the data had not been seen. Nothing proves that the knowledge is gone: "
             + _listed([*_untried(run, "relearning"), "quantization", "probes of the weights"])
             + " were not tried here."
         )
