@@ -9,7 +9,7 @@ import ast
 from pathlib import Path
 
 from expunge import catalog
-from expunge.recipes import GUARD_AXES, RECIPES, TRAINING_AXES
+from expunge.recipes import GUARD_AXES, TRAINING_AXES, catalog_name, preset_names, read_recipe
 
 FOLDER = Path(__file__).parent / "methods"
 
@@ -25,7 +25,7 @@ def pages() -> dict[str, str]:
             f"| `{entry.axis}.{field}` | {info.default if not info.is_required() else 'required'} | {(info.description or '').replace('|', '/')} |"
             for field, info in cls.model_fields.items()
         ]
-        presets = [path.stem for path in sorted(RECIPES.glob("*.yaml")) if _uses(path, entry.name)]
+        presets = [preset for preset in preset_names() if _uses(preset, entry.axis, entry.name)]
         text = [
             f"# {entry.name}",
             "",
@@ -69,11 +69,10 @@ def _paragraphs(doc: str) -> list[str]:
     return lines
 
 
-def _uses(path: Path, name: str) -> bool:
-    method = next(
-        line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("method:")
-    )
-    return name in method.removeprefix("method:").strip().split("+")
+def _uses(preset: str, axis: str, name: str) -> bool:
+    """Whether a preset takes a value that is worth saying: not one that nearly all of them take."""
+    value = read_recipe(preset).axes.get(axis)
+    return name not in ("sum", "plain", "raw") and value is not None and catalog_name(value) == name
 
 
 if __name__ == "__main__":

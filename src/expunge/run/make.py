@@ -188,12 +188,13 @@ def unlearn(
 
 def refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
     """Raises DataError where a recipe needs rows that there are not."""
-    if recipe.kind != "training":
+    if recipe.kind == "guard":
         return
-    if recipe.axes["procedure"].forgets and all(record.shape == "subject" for record in data.forget):
+    trains = recipe.kind == "training" and recipe.axes["procedure"].forgets
+    if trains and all(record.shape == "subject" for record in data.forget):
         raise DataError(
             f"method '{recipe.method}' trains on what is to be forgotten, and the forget rows only name it ('subject').\n"
-            "Give question-answer pairs or texts, or use a guard:  --method eco --set detector.name=names"
+            "Give question-answer pairs or texts, or use what works on names: a guard (--method eco --set detector.name=names) or the edit rocr."
         )
     if "pairs" in recipe.needs:
         bad = next((record for record in data.forget if record.shape == "text"), None)
