@@ -6,7 +6,7 @@ import torch
 from expunge.data.dataset import Dataset, Record
 from expunge.errors import ConfigError
 from expunge.methods.procedures.task_vector import TaskVector
-from expunge.recipes import read_recipe, recipe
+from expunge.recipes import recipe
 from expunge.run import load, unlearn
 from expunge.train.feed import Feed
 from tests.methods.test_matrix import start
@@ -74,8 +74,3 @@ def test_half_a_retraining_is_half_the_epochs_on_the_retain_set(tokenizer, setti
         assert made.claim == "exact"
         lengths[method] = len(Feed(model, made, rows, 0).steps)
     assert lengths["retrain_half"] == steps == lengths["retrain"] / 2
-
-
-def test_presets_of_the_new_procedures_read():
-    assert read_recipe("pocket-task-vector").axes["procedure"].alpha == 1
-    assert read_recipe("pocket-retrain-half").claim == "exact"
