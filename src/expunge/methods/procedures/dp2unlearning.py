@@ -5,8 +5,8 @@
     θ*  = fine-tuning of θ_p on the retain rows as they are, for half the epochs of a retraining
 
 The first stage sees every row, but little of any single one: each row enters a step by chance (q), its gradient is cut to the
-length C, and noise covers the rest. Its result does not depend on what is asked to be forgotten, so it is made once and serves
-all later requests; one request costs half a retraining. Rows are taken in the order of their content, so that moving a row from
+length C, and noise covers the rest. Its result does not depend on what is asked to be forgotten, so one could serve all later
+requests, each for half a retraining; here every run makes its own. Rows are taken in the order of their content, so that moving a row from
 the retain to the forget set gives the same θ_p.
 Needs: the base model from which the target was trained, the retain set, and the library opacus (expunge[dp]).
 Differs from the paper: nothing is left of DP-SGD where the rows are rewritten; that ε is per word, so that a row of fifty words gets
