@@ -74,6 +74,11 @@ def load(axis: str, name: str) -> Any:
     return getattr(module, _class_name(name, vars(module)))
 
 
+def fitted(settings: type) -> Any:
+    """The class of fitted objects beside a guard's settings class: `Fitted` and its name."""
+    return getattr(import_module(settings.__module__), "Fitted" + settings.__name__)
+
+
 def _load_dotted(axis: str, path: str) -> Any:
     module_name, _, class_name = path.partition(":")
     try:

@@ -7,6 +7,7 @@ Log-probabilities are natural logarithms (nats) in float32; probabilities lie in
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -25,6 +26,8 @@ CLAIMS: dict[str, str] = {
     "approximate": "The weights were changed so that they answer as if the data had not been seen. No proof comes with it.",
     "exact": "The model was trained again without the data.",
 }
+FLOOR = math.log(1e-12)
+"""Log-probability, nats, that stands in for a token that a guard leaves no probability at all."""
 
 
 # --- what is asked and answered -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from transformers import TextStreamer
 from expunge.data.batching import collate
 from expunge.guards.actions.eco import ECO, FittedECO
 from expunge.guards.target_names import TargetNames
-from expunge.models.corrupted import corrupted_inputs
+from expunge.models.corrupted import CorruptedInputs, corrupted_inputs
 from expunge.models.language_model import TransformerLM
 from expunge.types import Example, GenerationParams, Prompt
 from tests.conftest import make_model
@@ -275,7 +275,7 @@ def test_scores_of_unflagged_examples_are_bit_identical_in_mixed_lists(lm, guard
         for a in ("Mara Olen was born in Corvale.", "He worked as a baker.")
     ]
     flagged = [flag for flag in FLAGGED for _ in range(2)]
-    plain, guarded = lm.score(examples), lm.score(examples, guard, flagged)
+    plain, guarded = lm.score(examples), lm.score(examples, CorruptedInputs(guard), flagged)
     for a, b, flag in zip(plain, guarded, flagged, strict=True):
         assert (a.token_logprobs == b.token_logprobs).all() != flag
 
@@ -297,12 +297,16 @@ def test_what_is_scored_is_what_is_written(lm):
         ids = out.sequences[0, batch.ids.shape[1] :].tolist()
         logp = [step[0].log_softmax(-1)[token].item() for step, token in zip(out.logits, ids, strict=True)]
         from expunge.data.tokenize import Encoded
-        from expunge.models.corrupted import full_mask
+        from expunge.models.intervention import Asked
         from expunge.models.tree import build_tree
 
         whole = Encoded([*row.ids, *ids], row.start, row.text, [*row.offsets, *[(0, 0)] * len(ids)], row.head)
+        change = CorruptedInputs(weak)
         (score,) = lm._score_trees(
-            [build_tree([(whole.ids, whole.start, full_mask(weak, whole))])], weak, packed=True
+            [build_tree([(whole.ids, whole.start, change.mask(whole))])],
+            [Asked(whole, question, True)],
+            change,
+            packed=True,
         )[0]
         assert score.hits.all()
         assert score.token_logprobs.tolist() == pytest.approx(logp, abs=1e-4)
@@ -314,7 +318,12 @@ def test_an_overlong_prompt_is_refused_not_cut(lm, guard):
     from expunge.errors import DataError
 
     with pytest.raises(DataError, match="Nothing is cut silently"):
-        lm.generate([Prompt.ask("Where was Mara Olen born? " * 60)], GenerationParams(), guard, [True])
+        lm.generate(
+            [Prompt.ask("Where was Mara Olen born? " * 60)],
+            GenerationParams(),
+            CorruptedInputs(guard),
+            [True],
+        )
 
 
 def test_guards_work_on_a_mixture_of_experts(tokenizer):

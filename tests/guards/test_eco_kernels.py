@@ -7,11 +7,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from expunge.errors import ConfigError, DataError
 from expunge.guards.actions.eco import ECO, FittedECO
-from expunge.guards.guard import FitData
 from expunge.guards.target_names import TargetNames
 from expunge.models.language_model import TransformerLM
 from expunge.types import Prompt
 from tests.conftest import make_model
+from tests.guards.cases import fit_data
 
 E = torch.tensor([[0.1, -0.4, 0.3, -0.2], [1.0, 2.0, -3.0, 0.5]])
 IDS = [7, 9]
@@ -106,25 +106,25 @@ def test_a_lone_token_is_corrupted_too(lm):
 
 
 def test_settings_that_cannot_work_are_refused(lm):
-    data = FitData([], [], ["Mara Olen"], [])
+    data = fit_data([], [], ["Mara Olen"])
     with pytest.raises(ConfigError, match="corruption 'flip' has no strength"):
-        ECO(corruption="flip", strength=2.0).fit(lm, data, 0)
+        ECO(corruption="flip", strength=2.0).fit(lm, data)
     with pytest.raises(DataError, match="none is known"):
-        ECO().fit(lm, FitData([], [], [], []), 0)
+        ECO().fit(lm, fit_data([], [], []))
     with pytest.raises(DataError, match="finds its strength on question-answer pairs"):
-        ECO().fit(lm, data, 0)
+        ECO().fit(lm, data)
 
 
 def test_written_tokens_are_masked_as_in_scoring(lm):
     """One rule for an answer that is scored and one that is being written."""
-    from expunge.models.corrupted import full_mask
+    from expunge.models.corrupted import CorruptedInputs
     from expunge.types import Example
 
     guard = eco(lm)
     (row,) = lm.encoder.examples(
         [Example(Prompt.ask("Where was Mara Olen born?"), "Mara Olen was born in Corvale.")]
     )
-    mask = full_mask(guard, row)
+    mask = CorruptedInputs(guard).mask(row)
     written = row.ids[row.start :]
     steps = [bool(guard.written_mask(written[: i + 1], i)[0]) for i in range(len(written))]
     assert np.array_equal(mask[row.start :], steps)

@@ -50,7 +50,7 @@ def runs(world, out, name):
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("npo-gold", *OTHER_WORLD)])
 def test_every_preset_runs_by_its_name(tiny_world, tmp_path, name):
     manifest = runs(tiny_world, tmp_path / "run", name)
-    if name in ("o3", "npo-continual"):
+    if name in ("o3-adapters", "npo-continual"):
         assert [stage["stage"] for stage in manifest["stages"]] == [f"request {i}" for i in (1, 2, 3)]
     if name == "dp2u":
         assert manifest["stages"][0]["privacy"]["epsilon"] == 8

@@ -182,7 +182,7 @@ def test_a_guard_for_a_bare_name_needs_no_pairs(model_folder, tmp_path):
             DataError,
             "Add a 'subject'",
         ),
-        ("eco", Dataset(FORGET), DataError, "Give --retain rows"),
+        ("eco+ngram", Dataset(FORGET), DataError, "Give --retain rows"),
         ("eco", Dataset(FORGET[:3], RETAIN), DataError, "1 forget rows are left to calibrate"),
     ],
 )

@@ -125,11 +125,7 @@ def unlearn(
             f"No subject was given; names found in the text: {', '.join(manifest['names_found_in_text'])}"
         )
     if calibration := (manifest.get("guard") or {}).get("calibration"):
-        show.output.print(
-            f"Detector: promises a rate of {calibration['alpha']:g} for misses and for false alarms, calibrated on "
-            f"{calibration['forget_rows']} forget and {calibration['retain_rows']} retain prompts "
-            f"(missed {calibration['missed']}, false alarms {calibration['false_alarms']})."
-        )
+        show.output.print(show.calibration_line(calibration))
     show.output.print(
         f"Next:  expunge evaluate {folder} --benchmark ... --gold RETRAINED_MODEL", markup=False
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,12 @@ USUAL = 0.05
 class Calibration:
     threshold: float
     """A prompt is in scope when its score is at or above it, or is no number."""
-    alpha: float
+    alpha: float | None
+    """The promised rate; None where the threshold is fixed and nothing is promised."""
     forget_rows: int
     retain_rows: int
-    both_hold: bool
-    """Whether one threshold keeps both promises. If not, the miss rate is kept and false alarms are more frequent."""
+    both_hold: bool | None
+    """Whether one threshold keeps both promises, where there are any. If not, the miss rate is kept and false alarms are more frequent."""
     missed: int
     false_alarms: int
     """Counts on the calibration rows themselves."""
@@ -38,9 +39,37 @@ class Calibration:
         """In scope or not; a score that is not a number is in scope: a guard that cannot decide fails closed."""
         return [not score < self.threshold for score in scores.tolist()]
 
+    def counted(self, forget_scores: Sequence[float], retain_scores: Sequence[float]) -> Calibration:
+        """The same threshold, with the counts on these rows."""
+        forget, retain = np.array(forget_scores), np.array(retain_scores)
+        return replace(
+            self,
+            forget_rows=len(forget),
+            retain_rows=len(retain),
+            missed=int((forget < self.threshold).sum()),
+            false_alarms=int((~(retain < self.threshold)).sum()),
+        )
+
     def describe(self) -> dict[str, Any]:
-        miss, alarm = wilson(self.missed, self.forget_rows), wilson(self.false_alarms, self.retain_rows)
-        return {**asdict(self), "miss_interval": list(miss), "false_alarm_interval": list(alarm)}
+        """Counts with their Wilson intervals, which are absent where there are no rows."""
+        intervals = {
+            f"{what}_interval": list(wilson(count, rows)) if rows else None
+            for what, count, rows in (
+                ("miss", self.missed, self.forget_rows),
+                ("false_alarm", self.false_alarms, self.retain_rows),
+            )
+        }
+        return {**asdict(self), **intervals}
+
+    @classmethod
+    def parse(cls, described: dict[str, Any]) -> Calibration:
+        """From what `describe` gave."""
+        return cls(**{field.name: described[field.name] for field in fields(cls)})
+
+
+def fixed_threshold(threshold: float) -> Calibration:
+    """A threshold that no rows have a say in, and that promises nothing."""
+    return Calibration(threshold, None, 0, 0, None, 0, 0)
 
 
 def calibrate(
@@ -64,15 +93,8 @@ def calibrate(
     highest = retain[math.ceil((1 - alpha) * (len(retain) + 1)) - 1]  # flag above
     both = bool(lowest > highest)
     threshold = float((lowest + highest) / 2) if both else float(lowest)
-    return Calibration(
-        threshold,
-        alpha,
-        len(forget),
-        len(retain),
-        both,
-        int((forget < threshold).sum()),
-        int((retain >= threshold).sum()),
-    )
+    found = Calibration(threshold, alpha, 0, 0, both, 0, 0)
+    return found.counted(forget_scores, retain_scores)
 
 
 def least_rate(rows: int) -> float:

@@ -1,6 +1,6 @@
 """A model whose input embeddings are corrupted at chosen tokens, wherever they stand: prompt, prefilled or written text.
 
-`CorruptedInputs` is a shell around a Hugging Face model: it shares weights and code, and differs in one method, the one that
+`corrupted_inputs` makes a shell around a Hugging Face model: it shares weights and code, and differs in one method, the one that
 prepares the input of each forward of `generate`. There it sees the ids, and through the cache the absolute position of every
 token that is fed, so beams, copies, chunked prefill, assisted decoding, reused caches, streaming and missing caches all meet
 the same rule. Nothing is hooked into the shared model: two shells can run in two threads, and the plain model never knows.
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from expunge.data.batching import Batch
 from expunge.data.tokenize import Encoded
+from expunge.models.intervention import Asked, Forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,10 +47,28 @@ class Corruption(Protocol):
         ...
 
 
-def full_mask(corruption: Corruption, encoded: Encoded) -> np.ndarray:
-    """[tokens] bool for a prompt and the answer after it, as the answer would have been written token by token."""
-    prompt = corruption.prompt_mask(encoded)
-    return np.concatenate([prompt, corruption.written_mask(encoded.ids[encoded.start :], 0)])
+class CorruptedInputs(NamedTuple):
+    """A corruption as an intervention: the same tokens are corrupted while scoring and while writing."""
+
+    corruption: Corruption
+
+    def mask(self, encoded: Encoded) -> np.ndarray:
+        """[tokens] bool for a prompt and the answer after it, as the answer would have been written token by token."""
+        prompt = self.corruption.prompt_mask(encoded)
+        return np.concatenate([prompt, self.corruption.written_mask(encoded.ids[encoded.start :], 0)])
+
+    def logits(self, forward: Forward) -> Tensor:
+        hits = forward.masked.flatten().nonzero()[:, 0].tolist()
+        if not hits:
+            return forward.run()
+        return forward.run(embeddings=corrupt_at(forward.model, forward.ids, hits, self.corruption))
+
+    @contextmanager
+    def writing(
+        self, model: PreTrainedModel, batch: Batch, asked: Sequence[Asked]
+    ) -> Generator[tuple[PreTrainedModel, dict[str, Any]]]:
+        masks = [self.corruption.prompt_mask(row.encoded) if row.flagged else None for row in asked]
+        yield corrupted_inputs(model, batch, masks, self.corruption), {}
 
 
 def corrupt_at(model: PreTrainedModel, ids: Tensor, hits: Sequence[int], corruption: Corruption) -> Tensor:

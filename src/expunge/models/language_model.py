@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,10 @@ from torch import Tensor
 
 from expunge.data.batching import Batch, by_length, collate
 from expunge.data.tokenize import Encoded, Encoder
-from expunge.models.corrupted import Corruption, corrupt_at, corrupted_inputs, full_mask
+from expunge.models.intervention import Answer, Asked, Forward, Intervention
 from expunge.models.load import context_length
-from expunge.models.logprobs import head_rows
 from expunge.models.tree import Tree, build_tree
-from expunge.types import Example, Generation, GenerationParams, Prompt, Score
+from expunge.types import FLOOR, Example, Generation, GenerationParams, Prompt, Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,11 +64,11 @@ class TransformerLM:
     def score(
         self,
         examples: Sequence[Example],
-        corruption: Corruption | None = None,
+        change: Intervention | None = None,
         flagged: Sequence[bool] | None = None,
     ) -> list[Score]:
-        """Log-probabilities of the given answers. With `corruption`, the examples that are `flagged` are scored as a
-        corrupted prompt would be answered; the others are untouched, bit for bit.
+        """Log-probabilities of the given answers. With an intervention (`change`), the examples that are `flagged` are scored
+        as it would answer; the others are untouched, bit for bit.
         """
         keys = [(example, bool(flagged and flagged[i])) for i, example in enumerate(examples)]
         distinct = list(dict.fromkeys(keys))
@@ -83,20 +83,23 @@ class TransformerLM:
                     (
                         encoded[key].ids,
                         encoded[key].start,
-                        full_mask(corruption, encoded[key]) if corruption and key[1] else None,
+                        change.mask(encoded[key]) if change and key[1] else None,
                     )
                     for key in group
                 ]
             )
             for group in groups
         ]
+        asked = [Asked(encoded[group[0]], group[0][0].text, group[0][1]) for group in groups]
         with self._lock:
             for rows in by_length([len(tree.ids) for tree in trees], self.batch_tokens):
-                for row, results in zip(
-                    rows,
-                    self._score_trees([trees[row] for row in rows], corruption, packed=self._follows_trees),
-                    strict=True,
-                ):
+                found = self._score_trees(
+                    [trees[row] for row in rows],
+                    [asked[row] for row in rows],
+                    change,
+                    packed=self._follows_trees,
+                )
+                for row, results in zip(rows, found, strict=True):
                     scores.update(zip(groups[row], results, strict=True))
         self.work.sequence_tokens += sum(len(row.ids) - 1 for row in encoded.values())
         return [scores[key] for key in keys]
@@ -116,47 +119,53 @@ class TransformerLM:
 
     @torch.inference_mode()
     def _score_trees(
-        self, trees: Sequence[Tree], corruption: Corruption | None, *, packed: bool
+        self, trees: Sequence[Tree], asked: Sequence[Asked], change: Intervention | None, *, packed: bool
     ) -> list[list[Score]]:
         """Scores of one batch of trees, tree by tree and sequence by sequence."""
+        forward = self._forward(trees, asked, packed=packed)
+        changed = change is not None and any(row.flagged for row in asked)
+        logits = change.logits(forward) if change and changed else forward.run()
+        self.work.tokens += forward.ids.numel()
+        self.work.distinct_tokens += sum(len(tree.ids) for tree in trees)
+        self.work.projected += len(logits)
+        self.work.distinct_answers += int(forward.predicts.sum())
+
+        device = logits.device
+        rows = torch.from_numpy(np.concatenate([answer.at for answer in forward.answers])).to(device)
+        targets = torch.from_numpy(np.concatenate([answer.targets for answer in forward.answers])).to(device)
+        logits = logits.float()
+        logp = (logits[rows, targets] - logits.logsumexp(-1)[rows]).cpu().numpy()
+        hits = (logits.argmax(-1)[rows] == targets).cpu().numpy()
+        cuts = np.cumsum([len(answer.at) for answer in forward.answers])[:-1]
+        pieces = zip(np.split(logp, cuts), np.split(hits, cuts), strict=True)
+        scores = iter([_score(*piece) if changed else Score(*piece) for piece in pieces])
+        return [[next(scores) for _ in tree.answers] for tree in trees]
+
+    def _forward(self, trees: Sequence[Tree], asked: Sequence[Asked], *, packed: bool) -> Forward:
         batch = _stack(trees, self.pad_id, tree_mask=packed, dtype=self.model.dtype)
         predicts = torch.zeros(batch.ids.shape, dtype=torch.bool)
         for row, tree in enumerate(trees):
             for nodes, _ in tree.answers:
                 predicts[row, nodes] = True
-        device = self.model.device
-        ids = batch.ids.to(device)
-        inputs: dict[str, Tensor | None] = {"input_ids": ids}
-        if batch.masked.any():
-            assert corruption is not None
-            hits = batch.masked.flatten().nonzero()[:, 0].tolist()
-            inputs = {"inputs_embeds": corrupt_at(self.model, ids, hits, corruption)}
-        with head_rows(self.model, predicts):
-            logits = self.model(
-                **inputs,
-                attention_mask=batch.attention.to(device),
-                position_ids=batch.positions.to(device),
-                use_cache=False,
-            ).logits
-        self.work.tokens += ids.numel()
-        self.work.distinct_tokens += sum(len(tree.ids) for tree in trees)
-        self.work.projected += len(logits)
-        self.work.distinct_answers += int(predicts.sum())
-
         at = torch.full(batch.ids.shape, -1, dtype=torch.int64)
-        at[predicts] = torch.arange(len(logits))
-        wanted = [
-            (at[row, nodes].numpy(), targets)
+        at[predicts] = torch.arange(int(predicts.sum()))
+        answers = [
+            Answer(row, at[row, nodes].numpy(), targets)
             for row, tree in enumerate(trees)
             for nodes, targets in tree.answers
         ]
-        rows = torch.from_numpy(np.concatenate([w[0] for w in wanted])).to(device)
-        targets = torch.from_numpy(np.concatenate([w[1] for w in wanted])).to(device)
-        logits = logits.float()
-        logp = (logits[rows, targets] - logits.logsumexp(-1)[rows]).cpu().numpy()
-        hits = (logits.argmax(-1)[rows] == targets).cpu().numpy()
-        pieces = iter(zip(_cut(logp, wanted), _cut(hits, wanted), strict=True))
-        return [[Score(*next(pieces)) for _ in tree.answers] for tree in trees]
+        device = self.model.device
+        return Forward(
+            self.model,
+            batch.ids.to(device),
+            batch.attention.to(device),
+            batch.positions.to(device),
+            batch.masked,
+            predicts,
+            trees,
+            asked,
+            answers,
+        )
 
     @cached_property
     def _follows_trees(self) -> bool:
@@ -167,13 +176,14 @@ class TransformerLM:
         a, b, c, d, e, f = (i % self.model.config.get_text_config().vocab_size for i in range(3, 9))
         sequences = [([a, b, c, d, a], 2, None), ([a, b, e, f, a], 2, None)]
         kept, self.work = self.work, Work()
+        nobody = [Asked(Encoded([], 0, "", [], 0), "", False)]
         alone = [
             scores
             for sequence in sequences
-            for scores in self._score_trees([build_tree([sequence])], None, packed=False)[0]
+            for scores in self._score_trees([build_tree([sequence])], nobody, None, packed=False)[0]
         ]
         try:
-            together = self._score_trees([build_tree(sequences)], None, packed=True)[0]
+            together = self._score_trees([build_tree(sequences)], nobody, None, packed=True)[0]
         except (ValueError, RuntimeError, TypeError):  # the attention kernel refuses a mask of this shape
             return False
         finally:
@@ -189,11 +199,11 @@ class TransformerLM:
         self,
         prompts: Sequence[Prompt],
         params: GenerationParams,
-        corruption: Corruption | None = None,
+        change: Intervention | None = None,
         flagged: Sequence[bool] | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> list[list[Generation]]:
-        """Answers, prompts of like length together. With `corruption`, flagged prompts are answered under it."""
+        """Answers, prompts of like length together. With an intervention (`change`), flagged prompts are answered under it."""
         encoded = self.encoder.prompts(prompts)
         answers: list[list[Generation]] = [[] for _ in prompts]
         rows_at_once = max(1, 128 // max(params.beams, params.copies))
@@ -203,12 +213,11 @@ class TransformerLM:
                 batch = collate(
                     [encoded[i] for i in rows], self.pad_id, side="left", device=self.model.device
                 )
-                masks = [
-                    corruption.prompt_mask(encoded[i]) if corruption and flagged and flagged[i] else None
-                    for i in rows
+                asked = [
+                    Asked(encoded[i], prompts[i].text, bool(change and flagged and flagged[i])) for i in rows
                 ]
                 with self._lock:
-                    written = self._generate_batch(batch, masks, corruption, params)
+                    written = self._generate_batch(batch, asked, change, params)
                 for i, row in zip(rows, written, strict=True):
                     answers[i] = row
                 if on_batch:
@@ -216,20 +225,20 @@ class TransformerLM:
         return answers
 
     def _generate_batch(
-        self,
-        batch: Batch,
-        masks: Sequence[np.ndarray | None],
-        corruption: Corruption | None,
-        params: GenerationParams,
+        self, batch: Batch, asked: Sequence[Asked], change: Intervention | None, params: GenerationParams
     ) -> list[list[Generation]]:
-        model: Any = self.model
-        if corruption and any(mask is not None for mask in masks):
-            model = corrupted_inputs(model, batch, masks, corruption)
-        with torch.random.fork_rng(), torch.inference_mode():
+        changed = change and any(row.flagged for row in asked)
+        writing = (
+            change.writing(self.model, batch, asked) if change and changed else nullcontext((self.model, {}))
+        )
+        with writing as (model, more), torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(params.seed)
             write: Any = model.generate
             out = write(
-                batch.ids, attention_mask=batch.attention, generation_config=self.generation_config(params)
+                batch.ids,
+                attention_mask=batch.attention,
+                generation_config=self.generation_config(params),
+                **more,
             )
         new = out[:, batch.ids.shape[1] :].cpu().tolist()
         copies = params.copies
@@ -303,5 +312,7 @@ def _stack(trees: Sequence[Tree], pad_id: int, *, tree_mask: bool, dtype: torch.
     return _Stack(torch.from_numpy(ids), torch.from_numpy(positions), attention, torch.from_numpy(masked))
 
 
-def _cut(flat: np.ndarray, wanted: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-    return np.split(flat, np.cumsum([len(w[0]) for w in wanted])[:-1])
+def _score(logp: np.ndarray, hits: np.ndarray) -> Score:
+    """A token that an intervention leaves no probability counts as FLOOR nats, and the score says so."""
+    possible = np.isfinite(logp)
+    return Score(np.where(possible, logp, np.float32(FLOOR)), hits & possible, floored=not possible.all())

@@ -38,7 +38,6 @@ ALIASES = {
     "pdu": "flatten+primal_dual",
     "loku": "ihl+nll+fila",
     "altpo": "dpo+nll+alternates",
-    "o3": "imitate+random_labels+orthogonal+continual",
     "lcodec": "codec+newton",
     "dp2u": "dp2unlearning",
 }
@@ -135,9 +134,10 @@ class Recipe(Settings):
             axis: {"name": catalog_name(value), **value.model_dump(mode="json")}
             for axis, value in self.axes.items()
         }
-        rest = self.model_dump(
-            mode="json", exclude={"axes"} if self.kind == "training" else {"axes", "train"}
+        trains = self.kind == "training" or any(
+            getattr(value, "trains", False) for value in self.axes.values()
         )
+        rest = self.model_dump(mode="json", exclude={"axes"} if trains else {"axes", "train"})
         return {**rest, **settings}
 
 

@@ -89,7 +89,7 @@ def _complete_guard(method: str, parts: Parts) -> None:
             f"method '{method}': '{parts['action']['name']}' is a guard and leaves the weights alone, '{parts[training[0]]['name']}' trains them.\n"
             "Make two artifacts: train first, then fit the guard on the trained one."
         )
-    parts.setdefault("detector", {}).setdefault("name", "ngram")
+    parts.setdefault("detector", {}).setdefault("name", "union")
 
 
 def _complete_edit(method: str, parts: Parts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,18 @@ def load(
     device_map: str | None = None,
     template: str = "auto",
 ) -> LanguageModel:
-    """A model folder, a hub id, or a run folder, ready to be measured. Raises ModelError.
+    """A model folder, a hub id, a run folder, or an endpoint (http://host/v1#model), ready to be measured. Raises ModelError.
 
     A run that does not hold the whole model (adapter, guard) finds its base where the manifest says, and refuses any other.
     """
     from expunge.models.language_model import TransformerLM
     from expunge.models.load import load_model
 
+    if is_address(name):
+        from expunge.models.endpoint import Endpoint
+
+        url, _, model_name = str(name).partition("#")
+        return Endpoint(url, model_name)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map}
     folder = Path(name)
     if not (folder / "manifest.json").is_file():
@@ -62,7 +68,7 @@ def load(
         from expunge.guards.guard import Guard
 
         inner: Any = load(base["name"], template=template, **options)
-        return Guard.load(folder / "guard", inner, _recipe_of(manifest))
+        return Guard.load(folder / "guard", inner, _recipe_of(manifest), partial(load, device=device))
     from expunge.methods.adapters._peft import load_adapters
 
     model, tokenizer, _ = load_model(base["name"], **options)
@@ -70,10 +76,17 @@ def load(
     return TransformerLM(adapted.get_base_model(), tokenizer, template)
 
 
+def is_address(name: str | Path) -> bool:
+    """Whether a model's name is the address of an endpoint."""
+    return str(name).startswith(("http://", "https://"))
+
+
 def model_hash(name: str | Path) -> str:
-    """What identifies a model: SHA-256 of its files, of a run's artifact, or the commit of a hub id."""
+    """What identifies a model: SHA-256 of its files, of a run's artifact, the commit of a hub id, the address of an endpoint."""
     from expunge.models.load import check_folder, is_folder_name
 
+    if is_address(name):
+        return f"endpoint:{name}"
     if is_folder_name(name):
         folder = Path(name)
         if (folder / "manifest.json").is_file():

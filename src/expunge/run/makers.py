@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,27 +107,71 @@ def edit_weights(order: Order) -> dict[str, Any]:
 
 def fit_guard(order: Order) -> dict[str, Any]:
     """Fit detector and action and write `guard`. Returns what the manifest says of it."""
-    from expunge.guards.guard import Guard
+    from expunge.guards.guard import FitData, Guard, Place
     from expunge.run.make import load
 
     lm: Any = load(order.start, device=order.device, template=order.template)
     data, found = _named(order)
     order.progress("fitting the guard", 0, 1)
-    guard = Guard.fit(lm, data, order.recipe, order.selection)
-    guard.save(order.folder / "guard")
+    place = order.folder / "guard"
+    guard = Guard.fit(
+        lm,
+        FitData(
+            forget=data.forget,
+            retain=data.retain,
+            names=data.subjects,
+            selection=data.forget if order.selection is None else order.selection,
+            seed=order.recipe.seed,
+            place=Place(place, partial(load, device=order.device)),
+            make=partial(_make_part, order, data),
+        ),
+        order.recipe,
+    )
+    guard.save(place)
     order.progress("fitting the guard", 1, 1)
-    detected, acts = guard.detector.state(), guard.action.state()
+    acts = guard.action.state()
     shown = {
-        "calibration": detected.get("calibration"),
+        "calibration": guard.detection.calibration.describe(),
         "strength": acts.get("strength"),
         "curve": acts.get("curve"),
     }
     return {
         "kind": "guard",
-        "template": lm.encoder.template,
+        "template": lm.encoder.template if hasattr(lm, "encoder") else order.template,
         "names_found_in_text": list(found),
         "guard": shown,
     }
+
+
+def _make_part(
+    order: Order,
+    data: Dataset,
+    part: str,
+    method: str,
+    forget: Sequence[Record] | None = None,
+    retain: Sequence[Record] | None = None,
+    **settings: Any,
+) -> Path:
+    """What `FitData.make` does: a run within the guard's folder."""
+    from expunge.data.dataset import Dataset
+    from expunge.recipes import recipe
+    from expunge.run.make import unlearn
+
+    rows = Dataset(
+        tuple(data.forget if forget is None else forget), tuple(data.retain if retain is None else retain)
+    )
+    made = recipe(method, **{"train": order.recipe.train, "seed": order.recipe.seed, **settings})
+    return unlearn(
+        order.start,
+        rows,
+        made,
+        order.folder / "guard" / part,
+        refusals=order.refusals,
+        writer=order.writer,
+        template=order.template,
+        device=order.device,
+        progress=order.progress,
+    )
 
 
 def _named(order: Order) -> tuple[Dataset, tuple[str, ...]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from expunge.errors import ConfigError
 from expunge.types import LanguageModel, Writer
 
 if TYPE_CHECKING:
@@ -25,15 +24,6 @@ def open_writer(name: str, target: LanguageModel, rows: Sequence[Record], seed: 
         return Borrow(rows)
     if name == "self":
         return ModelWriter(target, seed=seed)
-    if name.startswith(("http://", "https://")):
-        from expunge.models.endpoint import Endpoint
-
-        url, mark, model = name.partition("#")
-        if not mark:
-            raise ConfigError(
-                f"--writer {name}: which model? Put its name behind a '#':  --writer {name}#model-name"
-            )
-        return ModelWriter(Endpoint(url, model), seed=seed)
     from expunge.run.make import load
 
     return ModelWriter(load(name), seed=seed)

@@ -27,11 +27,12 @@ from torch import Tensor
 from expunge.config import Settings
 from expunge.errors import ConfigError, DataError
 from expunge.guards.target_names import TargetNames, WrittenNames
+from expunge.models.corrupted import CorruptedInputs
 from expunge.types import Example, Generation, GenerationParams, Prompt, Score, Seed
 
 if TYPE_CHECKING:
     from expunge.data.tokenize import Encoded
-    from expunge.guards.guard import FitData
+    from expunge.guards.guard import FitData, Place
     from expunge.models.language_model import TransformerLM
 
 Kind = Literal["rademacher", "noise", "zero", "flip"]
@@ -43,7 +44,7 @@ NOISE_SEEDS = 8
 
 class ECO(Settings):
     claim: ClassVar = "suppression"
-    needs: ClassVar = frozenset({"subject"})
+    needs: ClassVar = frozenset({"subject", "weights"})
 
     corruption: Kind = "rademacher"
     """rademacher: ±σ in every dimension; noise: Gaussian; zero and flip: set to zero or negate, without a strength."""
@@ -56,26 +57,23 @@ class ECO(Settings):
     tokens: Literal["names", "prompt"] = "names"
     """names: the target names, anywhere. prompt: besides, every prompt token but the last."""
 
-    def fit(self, model: TransformerLM, data: FitData, seed: int) -> FittedECO:
+    def fit(self, model: TransformerLM, data: FitData) -> FittedECO:
         """Find σ where the corruption has one and none is given. Raises DataError without names or rows to find it on."""
         if not data.names:
             raise DataError(
                 "eco corrupts the target's names, and none is known.\n"
                 "Add a 'subject' field (with 'aliases') to the forget rows, so that it knows which words to corrupt."
             )
+        strength, curve = self.strength or 0.0, []
         if self.corruption in ("zero", "flip"):
             if self.strength is not None:
                 raise ConfigError(
                     f"action eco: corruption '{self.corruption}' has no strength. Leave it out, or take rademacher or noise."
                 )
-            return FittedECO(self, TargetNames(data.names), model, 0.0, Seed(seed).child("eco").number, [])
-        if self.strength is not None:
-            return FittedECO(
-                self, TargetNames(data.names), model, self.strength, Seed(seed).child("eco").number, []
-            )
-        strength, curve = find_strength(self, model, data, seed)
+        elif self.strength is None:
+            strength, curve = find_strength(self, model, data)
         return FittedECO(
-            self, TargetNames(data.names), model, strength, Seed(seed).child("eco").number, curve
+            self, TargetNames(data.names), model, strength, Seed(data.seed).child("eco").number, curve
         )
 
 
@@ -105,7 +103,7 @@ class FittedECO:
     def score(
         self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
     ) -> list[Score]:
-        return model.score(examples, corruption=self, flagged=flagged)
+        return model.score(examples, CorruptedInputs(self), flagged)
 
     def generate(
         self,
@@ -114,7 +112,7 @@ class FittedECO:
         params: GenerationParams,
         flagged: Sequence[bool],
     ) -> list[list[Generation]]:
-        return model.generate(prompts, params, corruption=self, flagged=flagged)
+        return model.generate(prompts, params, CorruptedInputs(self), flagged)
 
     # --- which tokens -------------------------------------------------------------------------------------------------
     def prompt_mask(self, encoded: Encoded) -> np.ndarray:
@@ -176,7 +174,7 @@ class FittedECO:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], model: TransformerLM) -> FittedECO:
+    def from_state(cls, state: dict[str, Any], model: TransformerLM, place: Place) -> FittedECO:
         return cls(
             ECO.parse(state["settings"], "guard"),
             TargetNames(state["names"]),
@@ -187,9 +185,7 @@ class FittedECO:
         )
 
 
-def find_strength(
-    settings: ECO, model: TransformerLM, data: FitData, seed: int
-) -> tuple[float, list[dict[str, float]]]:
+def find_strength(settings: ECO, model: TransformerLM, data: FitData) -> tuple[float, list[dict[str, float]]]:
     """The smallest σ that reaches the level, and the whole curve that was seen.
 
     With wrong answers beside the rows, the statistic is the mean of log p(right) - mean log p(wrong) per token, and the level
@@ -204,7 +200,7 @@ def find_strength(
         )
     contrast = all(record.perturbed_answer for record in rows)
     written = WrittenNames(TargetNames(data.names), model.tokenizer)
-    seeds = [Seed(seed).child("eco", "search", i).number for i in range(NOISE_SEEDS)]
+    seeds = [Seed(data.seed).child("eco", "search", i).number for i in range(NOISE_SEEDS)]
 
     def measure(strength: float) -> dict[str, float]:
         per_row = np.mean(
@@ -262,7 +258,9 @@ def _row_statistics(
     means = np.array(
         [
             score.mean_logprob
-            for score in model.score(examples, corruption, [True] * len(examples) if corruption else None)
+            for score in model.score(
+                examples, CorruptedInputs(corruption) if corruption else None, [True] * len(examples)
+            )
         ]
     )
     found, rest = means[: len(rows)], means[len(rows) :]

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from expunge.config import Settings
 from expunge.guards.target_names import TargetNames
-from expunge.types import Example, Generation, GenerationParams, Message, Prompt, Score
+from expunge.types import Example, Generation, GenerationParams, LanguageModel, Message, Prompt, Score
 
 if TYPE_CHECKING:
-    from expunge.guards.guard import FitData
-    from expunge.models.language_model import TransformerLM
+    from expunge.guards.guard import FitData, Place
 
 
 class Neutral(Settings):
@@ -32,7 +31,7 @@ class Neutral(Settings):
     prompt: str = "Who is somebody?"
     """Stands in for a whole prompt in which no name is found."""
 
-    def fit(self, model: TransformerLM, data: FitData, seed: int) -> FittedNeutral:
+    def fit(self, model: LanguageModel, data: FitData) -> FittedNeutral:
         return FittedNeutral(TargetNames(data.names), self.placeholder, self.prompt)
 
 
@@ -41,7 +40,7 @@ class FittedNeutral:
         self.names, self.placeholder, self.prompt = names, placeholder, prompt
 
     def score(
-        self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
+        self, model: LanguageModel, examples: Sequence[Example], flagged: Sequence[bool]
     ) -> list[Score]:
         return model.score(
             [
@@ -52,7 +51,7 @@ class FittedNeutral:
 
     def generate(
         self,
-        model: TransformerLM,
+        model: LanguageModel,
         prompts: Sequence[Prompt],
         params: GenerationParams,
         flagged: Sequence[bool],
@@ -80,5 +79,5 @@ class FittedNeutral:
         return {"names": list(self.names.names), "placeholder": self.placeholder, "prompt": self.prompt}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], model: TransformerLM) -> FittedNeutral:
+    def from_state(cls, state: dict[str, Any], model: LanguageModel, place: Place) -> FittedNeutral:
         return cls(TargetNames(state["names"]), state["placeholder"], state["prompt"])

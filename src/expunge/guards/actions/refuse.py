@@ -14,17 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from expunge.config import Settings
-from expunge.types import Example, Generation, GenerationParams, Prompt, Score
+from expunge.guards.fixed import fixed, said
+from expunge.types import Example, Generation, GenerationParams, LanguageModel, Prompt, Score
 
 if TYPE_CHECKING:
-    from expunge.guards.guard import FitData
-    from expunge.models.language_model import TransformerLM
-
-FLOOR = float(np.log(1e-12))
-"""Log-probability, per token, of an answer that cannot come."""
+    from expunge.guards.guard import FitData, Place
 
 
 class Refuse(Settings):
@@ -34,7 +29,7 @@ class Refuse(Settings):
     text: str = "I do not know."
     """The fixed answer."""
 
-    def fit(self, model: TransformerLM, data: FitData, seed: int) -> FittedRefuse:
+    def fit(self, model: LanguageModel, data: FitData) -> FittedRefuse:
         return FittedRefuse(self.text)
 
 
@@ -43,26 +38,18 @@ class FittedRefuse:
         self.text = text
 
     def score(
-        self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
+        self, model: LanguageModel, examples: Sequence[Example], flagged: Sequence[bool]
     ) -> list[Score]:
         """The fixed text has probability 1, everything else none (marked as floored)."""
         plain = model.score(examples)
         return [
-            self._fixed(example, score) if flag else score
+            fixed(example, score, self.text) if flag else score
             for example, score, flag in zip(examples, plain, flagged, strict=True)
         ]
 
-    def _fixed(self, example: Example, score: Score) -> Score:
-        said = example.answer.strip() == self.text
-        return Score(
-            np.full(score.tokens, 0.0 if said else FLOOR, dtype=np.float32),
-            np.full(score.tokens, said),
-            floored=not said,
-        )
-
     def generate(
         self,
-        model: TransformerLM,
+        model: LanguageModel,
         prompts: Sequence[Prompt],
         params: GenerationParams,
         flagged: Sequence[bool],
@@ -73,15 +60,12 @@ class FittedRefuse:
                 [prompt for prompt, flag in zip(prompts, flagged, strict=True) if not flag], params
             )
         )
-        tokens = len(model.tokenizer(self.text, add_special_tokens=False)["input_ids"]) + 1
-        return [
-            [Generation(self.text, tokens, True)] * params.copies if flag else next(passed)
-            for flag in flagged
-        ]
+        refusal = said(model, self.text)
+        return [[refusal] * params.copies if flag else next(passed) for flag in flagged]
 
     def state(self) -> dict[str, Any]:
         return {"text": self.text}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], model: TransformerLM) -> FittedRefuse:
+    def from_state(cls, state: dict[str, Any], model: LanguageModel, place: Place) -> FittedRefuse:
         return cls(state["text"])

@@ -11,28 +11,30 @@ Fails when: the name is misspelt, translated, described, or only half given; it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from expunge.config import Settings
 from expunge.errors import DataError
+from expunge.guards.detection import DetectorSettings
 from expunge.guards.target_names import TargetNames
 
+if TYPE_CHECKING:
+    from expunge.guards.guard import FitData, Place
+    from expunge.types import LanguageModel
 
-class Names(Settings):
-    claim: ClassVar = "suppression"
+
+class Names(DetectorSettings):
     needs: ClassVar = frozenset({"subject"})
+    learns: ClassVar = False
 
-    def fit(
-        self, forget: Sequence[str], retain: Sequence[str], names: Sequence[str], seed: int
-    ) -> FittedNames:
+    def fit(self, model: LanguageModel, data: FitData) -> FittedNames:
         """Nothing is learned. Raises DataError without names."""
-        if not names:
+        if not data.names:
             raise DataError(
                 "the names detector has no name to look for. Add a 'subject' (and 'aliases') to the forget rows."
             )
-        return FittedNames(names)
+        return FittedNames(data.names)
 
 
 class FittedNames:
@@ -42,12 +44,9 @@ class FittedNames:
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         return np.array([float(self.names.mentions(text)) for text in texts])
 
-    def flags(self, texts: Sequence[str]) -> list[bool]:
-        return [bool(score) for score in self.scores(texts)]
-
     def state(self) -> dict[str, Any]:
         return {"names": list(self.names.names)}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> FittedNames:
+    def from_state(cls, state: dict[str, Any], model: LanguageModel, place: Place) -> FittedNames:
         return cls(state["names"])

@@ -1,11 +1,10 @@
 """Linear classifier on word and character n-grams, the small stand-in for ECO's prompt classifier (Liu et al., 2024, arXiv:2406.07933).
 
-    score(x) = max over windows w of x of  σ( b + Σ_g tfidf_g(w) · c_g )
+    score(x) = σ( b + Σ_g tfidf_g(x) · c_g )
 
-Word pairs tell a full name from two people who share its halves; character n-grams survive inflection and small typos. Long
-prompts are read whole, in overlapping windows, and the highest window counts.
-Needs: forget and retain prompts; a third of each is kept for calibration and never trained on. Where the target names are
-known, the same prompts about made-up namesakes join the retain side.
+Word pairs tell a full name from two people who share its halves; character n-grams survive inflection and small typos.
+Needs: forget and retain prompts. Where the target names are known, the same prompts about made-up namesakes join the retain
+side.
 Differs from the paper: n-grams and logistic regression instead of RoBERTa; the threshold is calibrated, not tuned by hand.
 Differs from the authors' code: the score is an index-based probability, so no label name can switch it off.
 Fails when: the prompt names nobody (reverse look-up, pronouns), or is spelled so that its n-grams vanish.
@@ -18,34 +17,31 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from expunge.config import Settings
 from expunge.errors import DataError
-from expunge.guards.calibration import Calibration, calibrate
+from expunge.guards.canonical import canonicalise
+from expunge.guards.detection import DetectorSettings
+from expunge.types import Seed
 
-WINDOW, STRIDE = 40, 20  # words
+if TYPE_CHECKING:
+    from expunge.guards.guard import FitData, Place
+    from expunge.types import LanguageModel
 
 
-class Ngram(Settings):
-    claim: ClassVar = "suppression"
+class Ngram(DetectorSettings):
     needs: ClassVar = frozenset({"forget", "retain"})
 
-    alpha: float | None = Field(None, gt=0, lt=0.5)
-    """Promised rate of misses, and of false alarms, on prompts like those given. A rate that the rows cannot bear is refused;
-    None promises 0.05, or with few rows the least that they can bear, and says which."""
-    calibration_share: float = Field(1 / 3, gt=0, lt=1)
-    """Share of the rows of each class that are kept for calibration."""
     regularisation: float = Field(100.0, gt=0)
     """Inverse strength of the L2 penalty (scikit-learn's C)."""
 
-    def fit(
-        self, forget: Sequence[str], retain: Sequence[str], names: Sequence[str], seed: int
-    ) -> FittedNgram:
-        """Train and calibrate. Raises DataError without retain prompts or with too few rows."""
+    def fit(self, model: LanguageModel, data: FitData) -> FittedNgram:
+        """Train. Raises DataError without forget or retain prompts."""
+        forget = [canonicalise(text).text for text in data.forget_prompts]
+        retain = [canonicalise(text).text for text in data.retain_prompts]
         if not forget or not retain:
             raise DataError(
                 "the n-gram detector learns from forget prompts and retain prompts, and one of them is missing.\n"
@@ -54,31 +50,23 @@ class Ngram(Settings):
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
-        rng = np.random.default_rng(seed)
-        (learn_f, keep_f), (learn_r, keep_r) = (self._split(texts, rng) for texts in (forget, retain))
-        learn_r += namesakes(learn_f, names, rng)
+        rng = np.random.default_rng(Seed(data.seed).child("namesakes").number)
+        retain += namesakes(forget, [canonicalise(name).text for name in data.names], rng)
         vectorizer = TfidfVectorizer(analyzer=ngrams, sublinear_tf=True)
-        matrix = vectorizer.fit_transform([*learn_f, *learn_r])
-        labels = [1] * len(learn_f) + [0] * len(learn_r)
-        model = LogisticRegression(
+        matrix = vectorizer.fit_transform([*forget, *retain])
+        labels = [1] * len(forget) + [0] * len(retain)
+        found = LogisticRegression(
             C=self.regularisation, class_weight="balanced", max_iter=1000, random_state=0
         ).fit(matrix, labels)
         weights = {
-            gram: (float(vectorizer.idf_[i]), float(model.coef_[0, i]))
+            gram: (float(vectorizer.idf_[i]), float(found.coef_[0, i]))
             for gram, i in vectorizer.vocabulary_.items()
         }
-        plain = FittedNgram(weights, float(model.intercept_[0]), UNCALIBRATED)
-        return FittedNgram(
-            weights,
-            plain.intercept,
-            calibrate(plain.scores(keep_f).tolist(), plain.scores(keep_r).tolist(), self.alpha),
-        )
+        return FittedNgram(weights, float(found.intercept_[0]))
 
-    def _split(self, texts: Sequence[str], rng: np.random.Generator) -> tuple[list[str], list[str]]:
-        texts = list(dict.fromkeys(texts))
-        order = rng.permutation(len(texts))
-        kept = round(self.calibration_share * len(texts))
-        return [texts[i] for i in order[kept:]], [texts[i] for i in order[:kept]]
+
+NAMESAKES = 4
+"""People made up for each forget prompt, from its own name and so many other target names, two of each pair."""
 
 
 def namesakes(texts: Sequence[str], names: Sequence[str], rng: np.random.Generator) -> list[str]:
@@ -95,33 +83,24 @@ def namesakes(texts: Sequence[str], names: Sequence[str], rng: np.random.Generat
         own = next((name for name in names if len(name.split()) > 1 and name in text), None)
         if own is None:
             continue
-        other = parts[rng.integers(len(parts))]
-        for made in (" ".join([*own.split()[:-1], other[-1]]), " ".join([*other[:-1], own.split()[-1]])):
-            if made.casefold() not in targets:
-                found.append(text.replace(own, made))
+        for i in rng.permutation(len(parts))[:NAMESAKES]:
+            first, last = own.split(), parts[i]
+            made = (" ".join([*first[:-1], last[-1]]), " ".join([*last[:-1], first[-1]]))
+            found += [text.replace(own, name) for name in made if name.casefold() not in targets]
     return found
 
 
-UNCALIBRATED = Calibration(0.5, 0.5, 1, 1, False, 0, 0)
-"""Stands in while the calibration scores are taken."""
-
-
 class FittedNgram:
-    """The trained and calibrated detector. Reading a prompt takes a dictionary look-up an n-gram."""
+    """The trained classifier. Reading a prompt takes a dictionary look-up an n-gram."""
 
-    def __init__(self, weights: dict[str, tuple[float, float]], intercept: float, calibration: Calibration):
-        self.weights = weights
-        self.intercept = intercept
-        self.calibration = calibration
+    def __init__(self, weights: dict[str, tuple[float, float]], intercept: float):
+        self.weights, self.intercept = weights, intercept
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """[n] probabilities of being in scope."""
-        return np.array([max(map(self._window_score, windows(text))) for text in texts])
+        return np.array([self._score(text) for text in texts])
 
-    def flags(self, texts: Sequence[str]) -> list[bool]:
-        return self.calibration.flags(self.scores(texts))
-
-    def _window_score(self, text: str) -> float:
+    def _score(self, text: str) -> float:
         total = square = 0.0
         weights = self.weights
         for gram, count in Counter(ngrams(text)).items():
@@ -135,20 +114,12 @@ class FittedNgram:
         return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
     def state(self) -> dict[str, Any]:
-        return {
-            "weights": self.weights,
-            "intercept": self.intercept,
-            "calibration": self.calibration.describe(),
-        }
+        return {"weights": self.weights, "intercept": self.intercept}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> FittedNgram:
-        fields = {name: state["calibration"][name] for name in Calibration.__dataclass_fields__}
-        return cls(
-            {gram: tuple(pair) for gram, pair in state["weights"].items()},
-            state["intercept"],
-            Calibration(**fields),
-        )
+    def from_state(cls, state: dict[str, Any], model: LanguageModel, place: Place) -> FittedNgram:
+        weights = {gram: (idf, coefficient) for gram, (idf, coefficient) in state["weights"].items()}
+        return cls(weights, state["intercept"])
 
 
 def ngrams(text: str) -> list[str]:
@@ -159,11 +130,3 @@ def ngrams(text: str) -> list[str]:
         framed = f"<{word}>"
         grams += [framed[i : i + n] for n in (3, 4, 5) for i in range(len(framed) - n + 1)]
     return grams
-
-
-def windows(text: str) -> list[str]:
-    """The text itself when short, else overlapping windows of words that cover all of it."""
-    words = text.split()
-    if len(words) <= WINDOW:
-        return [text]
-    return [" ".join(words[i : i + WINDOW]) for i in range(0, len(words) - WINDOW + STRIDE, STRIDE)]
