@@ -14,7 +14,7 @@ from transformers import TextStreamer
 from expunge.data.batching import collate
 from expunge.guards.actions.eco import ECO, FittedECO
 from expunge.guards.target_names import TargetNames
-from expunge.models.corrupted import CorruptedInputs, corrupted_inputs
+from expunge.models.corrupted import CorruptedInputs, corrupted_inputs, prompt_enters
 from expunge.models.language_model import TransformerLM
 from expunge.types import Example, GenerationParams, Prompt
 from tests.conftest import make_model
@@ -40,8 +40,10 @@ def prompts(lm):
 
 def shell_of(lm, guard, prompts, flagged=FLAGGED, side="left"):
     batch = collate(prompts, 0, side=side)
-    masks = [guard.prompt_mask(row) if flag else None for row, flag in zip(prompts, flagged, strict=True)]
-    return corrupted_inputs(lm.model, batch, masks, guard), batch
+    entering = [
+        prompt_enters(guard, row) if flag else None for row, flag in zip(prompts, flagged, strict=True)
+    ]
+    return corrupted_inputs(lm.model, batch, entering, guard), batch
 
 
 class FirstLayer:
@@ -303,7 +305,7 @@ def test_what_is_scored_is_what_is_written(lm):
         whole = Encoded([*row.ids, *ids], row.start, row.text, [*row.offsets, *[(0, 0)] * len(ids)], row.head)
         change = CorruptedInputs(weak)
         (score,) = lm._score_trees(
-            [build_tree([(whole.ids, whole.start, change.mask(whole))])],
+            [build_tree([(whole.ids, whole.start, change.enters(whole))])],
             [Asked(whole, question, True)],
             change,
             packed=True,
@@ -339,3 +341,17 @@ def test_guards_work_on_a_mixture_of_experts(tokenizer):
     guard = FittedECO(ECO(), TargetNames(NAMES), lm, 3.0, 0, [])
     shell, batch = shell_of(lm, guard, lm.encoder.prompts([Prompt.ask(text) for text in ASKED]))
     assert torch.equal(generate(lm.model, batch)[1], generate(shell, batch)[1])
+
+
+@pytest.mark.parametrize("kind", ["reverse", "shuffle"])
+def test_a_reordering_is_the_same_as_asking_with_the_tokens_in_that_order(lm, kind):
+    """An independent way to the same answer: the plain model with the moved token ids."""
+    guard = FittedECO(ECO(corruption=kind, tokens="prompt"), TargetNames(["nobody"]), lm, 0.0, 0, [])
+    (row,) = lm.encoder.prompts([Prompt.ask(ASKED[0])])
+    shell, batch = shell_of(lm, guard, [row], [True])
+    moved = torch.tensor([guard.entering(row, guard.prompt_mask(row))])
+    assert not torch.equal(moved, batch.ids)
+    assert sorted(moved[0].tolist()) == sorted(row.ids)
+    expected = generate(lm.model, batch._replace(ids=moved))
+    start = len(row.ids)
+    assert torch.equal(generate(shell, batch)[:, start:], expected[:, start:])

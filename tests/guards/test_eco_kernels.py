@@ -6,10 +6,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from expunge.errors import ConfigError, DataError
+from expunge.guards import corruptions
 from expunge.guards.actions.eco import ECO, FittedECO
+from expunge.guards.corruptions import KINDS, Noise, corrupt
 from expunge.guards.target_names import TargetNames
+from expunge.models.corrupted import CorruptedInputs, corrupt_at
 from expunge.models.language_model import TransformerLM
-from expunge.types import Prompt
+from expunge.types import Prompt, Seed
 from tests.conftest import make_model
 from tests.guards.cases import fit_data
 
@@ -29,10 +32,91 @@ def eco(lm, strength=2.0, seed=0, **settings):
         ({"corruption": "zero", "dims": 0.5, "which": "top"}, [[0.1, 0, 0, -0.2], [1, 0, 0, 0.5]]),
         ({"corruption": "flip"}, [[-0.1, 0.4, -0.3, 0.2], [-1, -2, 3, -0.5]]),
         ({"corruption": "flip", "dims": 0.25, "which": "top"}, [[0.1, 0.4, 0.3, -0.2], [1, 2, 3, 0.5]]),
+        ({"corruption": "flip", "dims": 0.5}, [[-0.1, 0.4, 0.3, -0.2], [-1, -2, -3, 0.5]]),
     ],
 )
 def test_zero_and_flip_have_exact_results(lm, settings, expected):
     assert torch.equal(eco(lm, **settings).apply(E, IDS), torch.tensor(expected).float())
+
+
+@pytest.mark.parametrize(
+    ("kind", "which", "expected"),
+    [
+        ("add", "first", [[0.6, 0.1, 0.3, -0.2], [1.5, 2.5, -3.0, 0.5]]),
+        ("subtract", "first", [[-0.4, -0.9, 0.3, -0.2], [0.5, 1.5, -3.0, 0.5]]),
+        ("subtract", "largest", [[-0.4, -0.4, -0.2, -0.2], [0.5, 1.5, -3.0, 0.5]]),
+        ("add", "smallest", [[0.1, 0.1, 0.3, 0.3], [1.0, 2.0, -2.5, 1.0]]),
+    ],
+)
+def test_constants_go_to_the_dimensions_that_were_asked_for(kind, which, expected):
+    """sub_value_top_k and add_value_least_k rank by signed value, the zeroing and flipping functions by size."""
+    found = corrupt(E, IDS, kind, which, 2, 0.5, Noise(Seed(0), signs=False))
+    assert torch.allclose(found, torch.tensor(expected))
+
+
+AUTHORS = {
+    "rand_noise_first_n": ("noise", "first"),
+    "rand_noise_top_k": ("noise", "top"),
+    "rand_noise_rand_n": ("noise", "random"),
+    "set_rand_noise_first_n": ("set_noise", "first"),
+    "zero_out_first_n": ("zero", "first"),
+    "zero_out_top_k": ("zero", "top"),
+    "flip_sign_first_n": ("flip", "first"),
+    "flip_sign_top_k": ("flip", "top"),
+    "add_value_first_n": ("add", "first"),
+    "sub_value_first_n": ("subtract", "first"),
+    "sub_value_top_k": ("subtract", "largest"),
+    "add_value_least_k": ("add", "smallest"),
+    "reverse_order": ("reverse", "first"),
+    "shuffle": ("shuffle", "first"),
+}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_each_of_the_fourteen_functions_changes_its_dimensions_of_flagged_tokens_alone(lm, name):
+    kind, which = AUTHORS[name]
+    assert name in corruptions.__doc__
+    guard = eco(lm, corruption=kind, which=which, dims=0.25)
+    (row,) = lm.encoder.prompts([Prompt.ask("Where was Mara Olen born?")])
+    change = CorruptedInputs(guard)
+    enters = change.enters(row)
+    hits = {i: int(token) for i, token in enumerate(enters) if token >= 0}
+    assert 2 <= len(hits) < len(row.ids)
+    with torch.no_grad():
+        clean = lm.model.get_input_embeddings()(torch.tensor([row.ids]))[0]
+        found = corrupt_at(lm.model, torch.tensor([row.ids]), hits, guard)[0]
+    changed = (found != clean).any(1)
+    assert not changed[[i for i in range(len(row.ids)) if i not in hits]].any()
+    if kind in ("reverse", "shuffle"):
+        assert sorted(hits.values()) == sorted(row.ids[i] for i in hits)
+        if kind == "reverse":
+            assert list(hits.values()) == [row.ids[i] for i in reversed(hits)]
+    else:
+        assert changed[list(hits)].all()
+        assert ((found != clean).sum(1)[list(hits)] == 8).all()  # a quarter of 32 dimensions
+
+
+def test_one_set_of_random_dimensions_serves_all_tokens(lm):
+    found = eco(lm, corruption="set_noise", which="random", dims=0.25).apply(torch.zeros(3, 64), [5, 6, 7])
+    where = found != 0
+    assert (where == where[0]).all()
+    assert where[0].sum() == 16
+    assert not where[0, :16].all()
+
+
+def test_the_fixed_vector_is_the_same_for_all_tokens_and_never_small(lm):
+    guard = eco(lm, corruption="fixed")
+    moved = guard.apply(torch.zeros(3, 64), [5, 6, 7])
+    assert (moved == moved[0]).all()
+    assert torch.allclose(moved.abs(), torch.tensor(2.0 * guard.rms))
+
+
+def test_gaussian_noise_leaves_eight_percent_of_entries_nearly_clean_and_signs_none(lm):
+    wide = torch.zeros(64, 4096)
+    gauss = eco(lm, strength=1.0, corruption="noise").apply(wide, range(64)) / eco(lm).rms
+    assert (gauss.abs() < 0.1).float().mean().item() == pytest.approx(0.0797, abs=0.003)
+    signs = eco(lm, strength=1.0).apply(wide, range(64)) / eco(lm).rms
+    assert (signs.abs() > 0.99).all()
 
 
 def test_rademacher_moves_every_dimension_by_exactly_sigma_rms(lm):
@@ -60,7 +144,7 @@ def test_the_same_token_always_becomes_the_same_vector_and_seeds_differ(lm):
     assert not torch.equal(eco(lm, seed=1).apply(E, IDS), guard.apply(E, IDS))
 
 
-@pytest.mark.parametrize("kind", ["rademacher", "noise", "zero", "flip"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_callers_tensor_and_its_type_stay_as_they_are(lm, kind):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         given = E.to(dtype)
@@ -109,6 +193,8 @@ def test_settings_that_cannot_work_are_refused(lm):
     data = fit_data([], [], ["Mara Olen"])
     with pytest.raises(ConfigError, match="corruption 'flip' has no strength"):
         ECO(corruption="flip", strength=2.0).fit(lm, data)
+    with pytest.raises(ConfigError, match="go together"):
+        ECO(tokens="entities").fit(lm, data)
     with pytest.raises(DataError, match="none is known"):
         ECO().fit(lm, fit_data([], [], []))
     with pytest.raises(DataError, match="finds its strength on question-answer pairs"):
@@ -117,14 +203,13 @@ def test_settings_that_cannot_work_are_refused(lm):
 
 def test_written_tokens_are_masked_as_in_scoring(lm):
     """One rule for an answer that is scored and one that is being written."""
-    from expunge.models.corrupted import CorruptedInputs
     from expunge.types import Example
 
     guard = eco(lm)
     (row,) = lm.encoder.examples(
         [Example(Prompt.ask("Where was Mara Olen born?"), "Mara Olen was born in Corvale.")]
     )
-    mask = CorruptedInputs(guard).mask(row)
+    mask = CorruptedInputs(guard).enters(row) >= 0
     written = row.ids[row.start :]
     steps = [bool(guard.written_mask(written[: i + 1], i)[0]) for i in range(len(written))]
     assert np.array_equal(mask[row.start :], steps)

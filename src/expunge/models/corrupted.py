@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -42,6 +42,14 @@ class Corruption(Protocol):
         """[vocabulary] whether a written token is corrupted; None where that depends on what was written before it."""
         ...
 
+    def entering(self, encoded: Encoded, mask: np.ndarray) -> Sequence[int]:
+        """[start] the token whose embedding is corrupted at each masked prompt position; the one that stands there, as a rule."""
+        ...
+
+    def written_as(self, token: int) -> int:
+        """The token whose embedding is corrupted where a masked one was written; itself, as a rule."""
+        ...
+
     def apply(self, embeddings: Tensor, ids: Sequence[int]) -> Tensor:
         """[n, hidden] embeddings of the masked tokens `ids` (n of them) to their corrupted form; the input is left alone."""
         ...
@@ -52,13 +60,16 @@ class CorruptedInputs(NamedTuple):
 
     corruption: Corruption
 
-    def mask(self, encoded: Encoded) -> np.ndarray:
-        """[tokens] bool for a prompt and the answer after it, as the answer would have been written token by token."""
-        prompt = self.corruption.prompt_mask(encoded)
-        return np.concatenate([prompt, self.corruption.written_mask(encoded.ids[encoded.start :], 0)])
+    def enters(self, encoded: Encoded) -> np.ndarray:
+        """The answer is masked as it would have been written token by token."""
+        written = encoded.ids[encoded.start :]
+        hits = self.corruption.written_mask(written, 0)
+        sources = [self.corruption.written_as(token) for token in written]
+        return np.concatenate([prompt_enters(self.corruption, encoded), np.where(hits, sources, -1)])
 
     def logits(self, forward: Forward) -> Tensor:
-        hits = forward.masked.flatten().nonzero()[:, 0].tolist()
+        sources = forward.enters.flatten().tolist()
+        hits = {place: source for place, source in enumerate(sources) if source >= 0}
         if not hits:
             return forward.run()
         return forward.run(embeddings=corrupt_at(forward.model, forward.ids, hits, self.corruption))
@@ -67,50 +78,64 @@ class CorruptedInputs(NamedTuple):
     def writing(
         self, model: PreTrainedModel, batch: Batch, asked: Sequence[Asked]
     ) -> Generator[tuple[PreTrainedModel, dict[str, Any]]]:
-        masks = [self.corruption.prompt_mask(row.encoded) if row.flagged else None for row in asked]
-        yield corrupted_inputs(model, batch, masks, self.corruption), {}
+        prompts = [prompt_enters(self.corruption, row.encoded) if row.flagged else None for row in asked]
+        yield corrupted_inputs(model, batch, prompts, self.corruption), {}
 
 
-def corrupt_at(model: PreTrainedModel, ids: Tensor, hits: Sequence[int], corruption: Corruption) -> Tensor:
-    """The model's embeddings of `ids` [batch, tokens], corrupted at the flat positions `hits`, one or more."""
+def prompt_enters(corruption: Corruption, encoded: Encoded) -> np.ndarray:
+    """[start] int64: the token that is corrupted at each prompt position, -1 where none is."""
+    mask = corruption.prompt_mask(encoded)
+    return np.where(mask, corruption.entering(encoded, mask), -1)
+
+
+def corrupt_at(
+    model: PreTrainedModel, ids: Tensor, hits: Mapping[int, int], corruption: Corruption
+) -> Tensor:
+    """The model's embeddings of `ids` [batch, tokens], corrupted at one or more flat positions; `hits` maps each to the token
+    that is corrupted there.
+    """
     embeddings = model.get_input_embeddings()(ids)
     flat = embeddings.view(-1, embeddings.shape[-1])
-    tokens = ids.flatten().tolist()
-    where = torch.tensor(hits, device=flat.device)
-    flat.index_copy_(0, where, corruption.apply(flat[where], [tokens[i] for i in hits]))
+    where = torch.tensor(list(hits), device=flat.device)
+    tokens = list(hits.values())
+    own = ids.flatten()[where]
+    sources = torch.tensor(tokens, device=flat.device)
+    found = flat[where] if torch.equal(own, sources) else model.get_input_embeddings()(sources)
+    flat.index_copy_(0, where, corruption.apply(found, tokens))
     return embeddings
 
 
 def corrupted_inputs(
-    model: PreTrainedModel, batch: Batch, masks: Sequence[np.ndarray | None], corruption: Corruption
+    model: PreTrainedModel, batch: Batch, prompts: Sequence[np.ndarray | None], corruption: Corruption
 ) -> PreTrainedModel:
     """A shell of `model` whose `generate(batch.ids, ...)` corrupts its input.
 
-    `batch` holds the prompts, padded on either side; `masks` has each prompt's own mask ([its tokens] bool), or None for a
-    prompt that is not in scope: such rows keep their embeddings bit for bit, in what is written too.
+    `batch` holds the prompts, padded on either side; `prompts` has what `prompt_enters` says of each ([its tokens] int64), or
+    None for a prompt that is not in scope: such rows keep their embeddings bit for bit, in what is written too.
     """
     width = batch.ids.shape[1]
-    in_prompt = np.zeros(batch.ids.shape, dtype=bool)
-    for row, mask in enumerate(masks):
-        if mask is not None:
-            in_prompt[row, batch.attention[row].bool().cpu().numpy()] = mask
+    in_prompt = np.full(batch.ids.shape, -1)
+    for row, entering in enumerate(prompts):
+        if entering is not None:
+            in_prompt[row, batch.attention[row].bool().cpu().numpy()] = entering
     verdicts = corruption.verdicts
     prepare: Any = model.prepare_inputs_for_generation
 
-    def corrupted(history: Tensor, fed: Tensor, first: int) -> list[int]:
-        """Flat positions in `fed` [rows, tokens], whose tokens stand at absolute positions `first` onwards."""
+    def corrupted(history: Tensor, fed: Tensor, first: int) -> dict[int, int]:
+        """Flat positions in `fed` [rows, tokens], whose tokens stand at absolute positions `first` onwards, and their tokens."""
         rows, count = fed.shape
-        copies = rows // len(masks)  # beams and returned copies of one prompt lie side by side
-        found: list[int] = []
+        copies = rows // len(prompts)  # beams and returned copies of one prompt lie side by side
+        found: dict[int, int] = {}
         if first < width:
             in_fed = in_prompt[:, first : first + count]
-            in_fed = np.pad(in_fed, ((0, 0), (0, count - in_fed.shape[1]))).repeat(copies, 0)
-            found = in_fed.ravel().nonzero()[0].tolist()
+            in_fed = np.pad(in_fed, ((0, 0), (0, count - in_fed.shape[1])), constant_values=-1)
+            sources = in_fed.repeat(copies, 0).ravel()
+            found = {int(place): int(sources[place]) for place in (sources >= 0).nonzero()[0]}
         start = max(width - first, 0)
         if start >= count:
             return found
         for line, tokens in enumerate(fed[:, start:].tolist()):
-            if masks[line // copies] is None:
+            if prompts[line // copies] is None:
                 continue
             for at, token in enumerate(tokens, start):
                 hit = verdicts[token]
@@ -118,7 +143,7 @@ def corrupted_inputs(
                     written = history[line, width : first + at + 1].tolist()
                     hit = corruption.written_mask(written, len(written) - 1)[0]
                 if hit:
-                    found.append(line * count + at)
+                    found[line * count + at] = corruption.written_as(token)
         return found
 
     @functools.wraps(prepare)

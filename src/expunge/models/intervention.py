@@ -48,7 +48,7 @@ class Forward:
     ids: Tensor  # [batch, nodes]
     attention: Tensor  # [batch, 1, nodes, nodes] additive, or [batch, nodes] of 0 and 1
     positions: Tensor  # [batch, nodes]
-    masked: Tensor  # [batch, nodes] bool: what `Intervention.mask` marked
+    enters: Tensor  # [batch, nodes] int64: what `Intervention.enters` said
     predicts: Tensor  # [batch, nodes] bool: nodes whose next token is asked for
     trees: Sequence[Tree]
     asked: Sequence[Asked]
@@ -75,8 +75,10 @@ class Forward:
 class Intervention(Protocol):
     """See the module. Both ways of running a model give the same distribution."""
 
-    def mask(self, encoded: Encoded) -> np.ndarray | None:
-        """[tokens] bool for a flagged prompt and the answer after it: which tokens enter the model changed. None: no token does."""
+    def enters(self, encoded: Encoded) -> np.ndarray | None:
+        """[tokens] int64 for a flagged prompt and the answer after it: the token whose embedding enters the model changed at each
+        position, -1 where the own one enters as it is. None: all do.
+        """
         ...
 
     def logits(self, forward: Forward) -> Tensor:
@@ -95,5 +97,5 @@ class Intervention(Protocol):
 class PlainTokens:
     """The part of an intervention that changes no token on its way in."""
 
-    def mask(self, encoded: Encoded) -> np.ndarray | None:
+    def enters(self, encoded: Encoded) -> np.ndarray | None:
         return None

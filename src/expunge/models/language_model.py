@@ -83,7 +83,7 @@ class TransformerLM:
                     (
                         encoded[key].ids,
                         encoded[key].start,
-                        change.mask(encoded[key]) if change and key[1] else None,
+                        change.enters(encoded[key]) if change and key[1] else None,
                     )
                     for key in group
                 ]
@@ -160,7 +160,7 @@ class TransformerLM:
             batch.ids.to(device),
             batch.attention.to(device),
             batch.positions.to(device),
-            batch.masked,
+            batch.enters,
             predicts,
             trees,
             asked,
@@ -287,21 +287,21 @@ class _Stack:
     ids: Tensor  # [batch, nodes]
     positions: Tensor  # [batch, nodes]
     attention: Tensor  # [batch, 1, nodes, nodes] additive, or [batch, nodes] of 0 and 1 for single sequences
-    masked: Tensor  # [batch, nodes] bool
+    enters: Tensor  # [batch, nodes] int64
 
 
 def _stack(trees: Sequence[Tree], pad_id: int, *, tree_mask: bool, dtype: torch.dtype) -> _Stack:
     width = max(len(tree.ids) for tree in trees)
     ids = np.full((len(trees), width), pad_id, dtype=np.int64)
     positions = np.zeros((len(trees), width), dtype=np.int64)
-    masked = np.zeros((len(trees), width), dtype=bool)
+    enters = np.full((len(trees), width), -1, dtype=np.int64)
     sees = np.zeros((len(trees), width, width), dtype=bool)
     sees[:, np.arange(width), np.arange(width)] = (
         True  # padding sees itself, so that no row of attention is empty
     )
     for row, tree in enumerate(trees):
         nodes = len(tree.ids)
-        ids[row, :nodes], positions[row, :nodes], masked[row, :nodes] = tree.ids, tree.depth, tree.masked
+        ids[row, :nodes], positions[row, :nodes], enters[row, :nodes] = tree.ids, tree.depth, tree.enters
         sees[row, :nodes, :nodes] = tree.sees
     if tree_mask:
         attention = torch.zeros(sees.shape, dtype=dtype).masked_fill_(
@@ -309,7 +309,7 @@ def _stack(trees: Sequence[Tree], pad_id: int, *, tree_mask: bool, dtype: torch.
         )[:, None]
     else:
         attention = torch.from_numpy(np.arange(width) < np.array([[len(tree.ids)] for tree in trees])).long()
-    return _Stack(torch.from_numpy(ids), torch.from_numpy(positions), attention, torch.from_numpy(masked))
+    return _Stack(torch.from_numpy(ids), torch.from_numpy(positions), attention, torch.from_numpy(enters))
 
 
 def _score(logp: np.ndarray, hits: np.ndarray) -> Score:

@@ -17,33 +17,37 @@ class Tree(NamedTuple):
     ids: np.ndarray  # [nodes] int64
     depth: np.ndarray  # [nodes] int64, the position in the node's own sequence
     sees: np.ndarray  # [nodes, nodes] bool: row attends to column
-    masked: np.ndarray  # [nodes] bool: the embedding is to be corrupted
+    enters: (
+        np.ndarray
+    )  # [nodes] int64: the token whose embedding enters changed at a node; -1: its own enters as it is
     answers: list[tuple[np.ndarray, np.ndarray]]
     """For each sequence: the nodes that predict its answer tokens, and those tokens' ids."""
 
 
 def build_tree(sequences: Sequence[tuple[list[int], int, np.ndarray | None]]) -> Tree:
-    """Pack (ids, start of the answer, corruption mask or None) sequences. The last token of each predicts nothing and needs no node."""
-    children: list[dict[tuple[int, bool], int]] = [{}]  # children of the root at [0]; node n's at [n + 1]
+    """Pack (ids, start of the answer, what `enters` of each token, or None) sequences. The last token of each predicts nothing and
+    needs no node.
+    """
+    children: list[dict[tuple[int, int], int]] = [{}]  # children of the root at [0]; node n's at [n + 1]
     ids: list[int] = []
     parent: list[int] = []
     depth: list[int] = []
-    masked: list[bool] = []
+    enters: list[int] = []
     answers = []
-    for tokens, start, mask in sequences:
+    for tokens, start, entering in sequences:
         node = -1
         path = []
         for position, token in enumerate(tokens[:-1]):
-            corrupted = bool(mask[position]) if mask is not None else False
-            below = children[node + 1].get((token, corrupted))
+            source = int(entering[position]) if entering is not None else -1
+            below = children[node + 1].get((token, source))
             if below is None:
                 below = len(ids)
-                children[node + 1][token, corrupted] = below
+                children[node + 1][token, source] = below
                 children.append({})
                 ids.append(token)
                 parent.append(node)
                 depth.append(position)
-                masked.append(corrupted)
+                enters.append(source)
             node = below
             path.append(node)
         answers.append(
@@ -54,4 +58,4 @@ def build_tree(sequences: Sequence[tuple[list[int], int, np.ndarray | None]]) ->
         if above >= 0:
             sees[node] = sees[above]
         sees[node, node] = True
-    return Tree(np.array(ids), np.array(depth), sees, np.array(masked), answers)
+    return Tree(np.array(ids), np.array(depth), sees, np.array(enters), answers)

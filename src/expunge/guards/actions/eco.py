@@ -1,6 +1,6 @@
 """ECO, embedding-corrupted prompts (Liu et al., 2024, arXiv:2406.07933).
 
-    e~_t = e_t + σ · rms · z_t   for every token t of a target name,   z fixed per token id (±1 or Gaussian)
+    e~_t = e_t + σ · rms · z_t   for every token t of a target name,   z fixed per token id (±1, Gaussian, and thirteen other forms)
     σ*   = the smallest σ at which right answers are no likelier than wrong ones
 
 A prompt in scope reaches the model with the target names made unreadable; other prompts pass untouched, bit for bit. Names are
@@ -8,15 +8,17 @@ corrupted wherever they stand: in the prompt, in a prefilled answer, in what the
 mention of the name brings the fact back. Scoring and generating go through one rule, so a score is what a user would meet.
 Needs: a detector, the target names, and forget pairs of the selection half to find σ (wrong answers beside them are better).
 Differs from the paper: names anywhere instead of prompt tokens only; ±σ instead of Gaussian noise, which leaves 8 % of tokens
-nearly clean; σ in units of the embedding RMS; a search with common random numbers instead of zeroth-order descent, and no
-look at a retrained model; the same token always becomes the same vector, so asking again averages nothing away.
-Differs from the authors' code: scored with the mask that is deployed; no hooks; beams and copies follow their prompt.
+nearly clean; σ in units of the embedding RMS; a search with common random numbers instead of zeroth-order descent (which
+`search` brings back), and no look at a retrained model; the same token always becomes the same vector, so asking again averages
+nothing away.
+Differs from the authors' code: scored with the mask that is deployed; no hooks; beams and copies follow their prompt; no
+corruption touches a token or row that was not flagged.
 Fails when: the prompt describes the subject without naming it, and against anyone who holds the weights: nothing is erased.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -26,8 +28,11 @@ from torch import Tensor
 
 from expunge.config import Settings
 from expunge.errors import ConfigError, DataError
+from expunge.guards.corruptions import REORDER, STRENGTHLESS, Kind, Noise, Which, corrupt, reordered
+from expunge.guards.strength import BOUNDS, NOISE_SEEDS, Found, pairs, smallest, zeroth_order
 from expunge.guards.target_names import TargetNames, WrittenNames
 from expunge.models.corrupted import CorruptedInputs
+from expunge.models.entities import EntityFinder
 from expunge.types import Example, Generation, GenerationParams, Prompt, Score, Seed
 
 if TYPE_CHECKING:
@@ -35,27 +40,31 @@ if TYPE_CHECKING:
     from expunge.guards.guard import FitData, Place
     from expunge.models.language_model import TransformerLM
 
-Kind = Literal["rademacher", "noise", "zero", "flip"]
-SEARCH = (0.25, 64.0)
-"""Bounds of σ, in units of the embedding RMS; beyond the upper one nothing of the token is left to hide."""
-NOISE_SEEDS = 8
-"""Draws of the noise that every σ of the search is averaged over: the same for each σ."""
-
 
 class ECO(Settings):
     claim: ClassVar = "suppression"
     needs: ClassVar = frozenset({"subject", "weights"})
 
     corruption: Kind = "rademacher"
-    """rademacher: ±σ in every dimension; noise: Gaussian; zero and flip: set to zero or negate, without a strength."""
-    strength: float | None = Field(None, gt=0, le=SEARCH[1])
+    """rademacher: ±σ in every dimension; fixed: the same ±σ for all tokens; noise: Gaussian, and set_noise in place of the entry;
+    add, subtract: a constant; zero, flip: without a strength; reverse, shuffle: the order of the corrupted prompt tokens."""
+    strength: float | None = Field(None, gt=0, le=BOUNDS[1])
     """σ in units of the embedding RMS. None: found on the selection half."""
     dims: float = Field(1.0, gt=0, le=1)
     """Share of the embedding's dimensions that are changed."""
-    which: Literal["first", "top"] = "first"
-    """Which dimensions: the first ones, or each token's largest."""
-    tokens: Literal["names", "prompt"] = "names"
-    """names: the target names, anywhere. prompt: besides, every prompt token but the last."""
+    which: Which = "first"
+    """Which dimensions: the first ones, a random set, or each token's largest by size (top), by value (largest) or smallest."""
+    tokens: Literal["names", "entities", "prompt"] = "names"
+    """names: the target names, anywhere. entities: besides, what a token classifier marks in the prompt. prompt: besides, every
+    prompt token but the last."""
+    entities: str | None = None
+    """The token classifier for tokens=entities: a folder or hub id, such as dslim/bert-base-NER."""
+    outside: int = Field(0, ge=0)
+    """Its label for tokens of no entity, by index."""
+    search: Literal["smallest", "zeroth_order"] = "smallest"
+    """How the strength is found: the smallest that will do, or the paper's zeroth-order descent on a surrogate."""
+    surrogate: float = Field(0.5, ge=0, le=1)
+    """For zeroth_order: the belief in right against wrong answers that a model without the knowledge would have."""
 
     def fit(self, model: TransformerLM, data: FitData) -> FittedECO:
         """Find σ where the corruption has one and none is given. Raises DataError without names or rows to find it on."""
@@ -64,17 +73,43 @@ class ECO(Settings):
                 "eco corrupts the target's names, and none is known.\n"
                 "Add a 'subject' field (with 'aliases') to the forget rows, so that it knows which words to corrupt."
             )
-        strength, curve = self.strength or 0.0, []
-        if self.corruption in ("zero", "flip"):
+        if (self.tokens == "entities") != (self.entities is not None):
+            raise ConfigError(
+                "action eco: tokens=entities and the token classifier go together: --set action.tokens=entities --set action.entities=FOLDER_OR_HUB_ID"
+            )
+        names, seed = TargetNames(data.names), Seed(data.seed).child("eco").number
+        if self.corruption in STRENGTHLESS:
             if self.strength is not None:
                 raise ConfigError(
                     f"action eco: corruption '{self.corruption}' has no strength. Leave it out, or take rademacher or noise."
                 )
-        elif self.strength is None:
-            strength, curve = find_strength(self, model, data)
-        return FittedECO(
-            self, TargetNames(data.names), model, strength, Seed(data.seed).child("eco").number, curve
-        )
+            return FittedECO(self, names, model, 0.0, seed, [])
+        if self.strength is not None:
+            return FittedECO(self, names, model, self.strength, seed, [])
+        sigma, curve = self._find(model, data, names)
+        return FittedECO(self, names, model, sigma, seed, curve)
+
+    def _find(self, model: TransformerLM, data: FitData, names: TargetNames) -> Found:
+        rows = pairs(data.selection)
+        contrast = all(record.perturbed_answer for record in rows)
+        if self.search == "zeroth_order" and not contrast:
+            raise DataError(
+                "action eco: search=zeroth_order compares right with wrong answers, and not every forget pair has wrong ones ('perturbed_answer').\n"
+                "Add them, or take --set action.search=smallest."
+            )
+        written = WrittenNames(names, model.tokenizer)
+        seeds = [Seed(data.seed).child("eco", "search", i).number for i in range(NOISE_SEEDS)]
+
+        def measure(sigma: float) -> np.ndarray:
+            """[rows] the mean over the noise's draws; they are the same for every σ."""
+            if not sigma:
+                return _row_statistics(None, model, rows, contrast)
+            tried = [FittedECO(self, names, model, sigma, seed, [], written) for seed in seeds]
+            return np.mean([_row_statistics(action, model, rows, contrast) for action in tried], axis=0)
+
+        if self.search == "zeroth_order":
+            return zeroth_order(measure, self.surrogate)
+        return smallest(measure, contrast=contrast)
 
 
 class FittedECO:
@@ -87,18 +122,27 @@ class FittedECO:
         model: TransformerLM,
         strength: float,
         seed: int,
-        curve: list[dict[str, float]],
+        curve: Sequence[Mapping[str, Any]],
         written: WrittenNames | None = None,
     ):
-        self.settings, self.names, self.strength, self.curve = settings, names, strength, curve
-        self.seed = Seed(seed)
+        self.settings, self.names, self.strength, self.curve = settings, names, strength, list(curve)
+        self.noise = Noise(
+            Seed(seed),
+            signs=settings.corruption in ("rademacher", "fixed"),
+            shared=settings.corruption == "fixed",
+        )
+        self.end_id = model.encoder.end_id
         self.written = written or WrittenNames(names, model.tokenizer)
+        self.entities = (
+            EntityFinder(settings.entities, settings.outside, model.model.device)
+            if settings.entities
+            else None
+        )
         table = model.model.get_input_embeddings()
         with torch.inference_mode():
             sample = table(torch.arange(min(len(model.tokenizer), 4096), device=model.model.device))
         self.rms = float(sample.float().pow(2).mean().sqrt())
         """Root mean square of the embedding entries, as they enter the first layer."""
-        self._shifts: dict[int, Tensor] = {}
 
     def score(
         self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
@@ -117,7 +161,8 @@ class FittedECO:
     # --- which tokens -------------------------------------------------------------------------------------------------
     def prompt_mask(self, encoded: Encoded) -> np.ndarray:
         """[start] bool. Without a name in sight everything but the last token is corrupted, and a lone token too."""
-        spans = self.names.spans(encoded.text[: encoded.head])
+        prompt = encoded.text[: encoded.head]
+        spans = self.names.spans(prompt) + (self.entities.spans(prompt) if self.entities else [])
         offsets = encoded.offsets[: encoded.start]
         mask = np.array([any(a < end and start < b for a, b in spans) for start, end in offsets], dtype=bool)
         if self.settings.tokens == "prompt" or not mask.any():
@@ -125,6 +170,13 @@ class FittedECO:
         if not mask.any():
             mask[:] = True
         return mask
+
+    def entering(self, encoded: Encoded, mask: np.ndarray) -> Sequence[int]:
+        return reordered(encoded.ids[: encoded.start], mask, self.settings.corruption, self.noise.seed)
+
+    def written_as(self, token: int) -> int:
+        """A written name has no whole to be reordered in: the end token enters in its place."""
+        return self.end_id if self.settings.corruption in REORDER else token
 
     def written_mask(self, ids: Sequence[int], start: int) -> np.ndarray:
         return self.written.mask(ids, start)
@@ -136,39 +188,16 @@ class FittedECO:
     # --- what becomes of them -------------------------------------------------------------------------------------------
     def apply(self, embeddings: Tensor, ids: Sequence[int]) -> Tensor:
         """[n, hidden] to [n, hidden]; the input is not changed."""
-        hidden = embeddings.shape[-1]
-        if self.settings.corruption == "zero":
-            shift = -embeddings
-        elif self.settings.corruption == "flip":
-            shift = -2 * embeddings
-        else:
-            shift = torch.stack([self._shift(i, hidden) for i in ids]).to(embeddings)
-        count = max(1, round(self.settings.dims * hidden))
-        if count < hidden:
-            change = torch.zeros_like(embeddings, dtype=torch.bool)
-            if self.settings.which == "first":
-                change[:, :count] = True
-            else:
-                change.scatter_(1, embeddings.abs().topk(count, dim=1).indices, True)
-            shift = torch.where(change, shift, 0)
-        return embeddings + shift
-
-    def _shift(self, token: int, hidden: int) -> Tensor:
-        """[hidden] what is added to a token id: one fixed draw, made on the CPU so that every device gives the same."""
-        if token not in self._shifts:
-            generator = torch.Generator().manual_seed(self.seed.child("token", token).number)
-            noise = torch.randn(hidden, generator=generator)
-            if self.settings.corruption == "rademacher":
-                noise = noise.sign()
-            self._shifts[token] = self.strength * self.rms * noise
-        return self._shifts[token]
+        count = max(1, round(self.settings.dims * embeddings.shape[-1]))
+        kind, which = self.settings.corruption, self.settings.which
+        return corrupt(embeddings, ids, kind, which, count, self.strength * self.rms, self.noise)
 
     def state(self) -> dict[str, Any]:
         return {
             "settings": self.settings.model_dump(mode="json"),
             "names": list(self.names.names),
             "strength": self.strength,
-            "seed": self.seed.root,
+            "seed": self.noise.seed.root,
             "rms": self.rms,
             "curve": self.curve,
         }
@@ -183,64 +212,6 @@ class FittedECO:
             state["seed"],
             state["curve"],
         )
-
-
-def find_strength(settings: ECO, model: TransformerLM, data: FitData) -> tuple[float, list[dict[str, float]]]:
-    """The smallest σ that reaches the level, and the whole curve that was seen.
-
-    With wrong answers beside the rows, the statistic is the mean of log p(right) - mean log p(wrong) per token, and the level
-    is twice its standard error: no likelier than wrong, as far as so many rows can tell. Without them it is mean log p(answer) per token, and the level is the
-    plateau at the upper bound plus 5 % of the way down to it. No retrained model is looked at.
-    """
-    rows = [record for record in data.selection if record.shape == "pair"]
-    if not rows:
-        raise DataError(
-            "eco finds its strength on question-answer pairs of the forget set, and there are none.\n"
-            "Add pairs, or set the strength yourself: --set action.strength=4"
-        )
-    contrast = all(record.perturbed_answer for record in rows)
-    written = WrittenNames(TargetNames(data.names), model.tokenizer)
-    seeds = [Seed(data.seed).child("eco", "search", i).number for i in range(NOISE_SEEDS)]
-
-    def measure(strength: float) -> dict[str, float]:
-        per_row = np.mean(
-            [
-                _row_statistics(
-                    FittedECO(settings, written.names, model, strength, s, [], written), model, rows, contrast
-                )
-                for s in seeds
-            ],
-            axis=0,
-        )
-        return {
-            "strength": strength,
-            "mean": float(per_row.mean()),
-            "standard_error": float(per_row.std(ddof=1) / len(rows) ** 0.5) if len(rows) > 1 else 0.0,
-        }
-
-    low, high = SEARCH
-    curve = {high: measure(high)}
-    start = float(_row_statistics(None, model, rows, contrast).mean())
-    plateau = curve[high]["mean"] + 0.05 * (start - curve[high]["mean"])
-
-    def reached(strength: float) -> bool:
-        if strength not in curve:
-            curve[strength] = measure(strength)
-        point = curve[strength]
-        return point["mean"] <= (2 * point["standard_error"] if contrast else plateau)
-
-    below, strength = low, low
-    while not reached(strength) and strength < high:
-        below, strength = strength, min(high, 2 * strength)
-    for _ in range(3):  # the σ sought lies in (below, strength]
-        middle = (below * strength) ** 0.5
-        if below == strength:
-            break
-        below, strength = (below, middle) if reached(middle) else (middle, strength)
-    points = [{"strength": 0.0, "mean": start, "standard_error": 0.0}, *(curve[key] for key in sorted(curve))]
-    return strength, [
-        {**point, "reached": bool(point["strength"] and reached(point["strength"]))} for point in points
-    ]
 
 
 def _row_statistics(
