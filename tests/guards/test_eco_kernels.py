@@ -245,3 +245,15 @@ def test_the_cost_follows_the_tokens_and_the_width_never_the_number_of_parameter
             guard.apply(embeddings, range(5))
         seen.add((counted.operations, counted.numbers // hidden))
     assert len(seen) == 1
+
+
+def test_a_swapped_token_is_always_another_and_always_the_same(lm):
+    guard = eco(lm, corruption="swap")
+    (row,) = lm.encoder.prompts([Prompt.ask("Where was Mara Olen born, and who is Mara Olen?")])
+    mask = guard.prompt_mask(row)
+    entering = guard.entering(row, mask)
+    stands_in = {}
+    for token, source, hit in zip(row.ids, entering, mask, strict=True):
+        assert (token != source) == hit
+        assert stands_in.setdefault(token, source) == source
+        assert guard.written_as(token) == source or not hit

@@ -13,7 +13,7 @@
 | reverse_order, shuffle | reverse, shuffle | (the order of the corrupted tokens among themselves) |
 
 `rademacher` adds ±σ, `fixed` one and the same vector of ±σ: no dimension is ever left nearly clean, as Gaussian noise leaves 8 %
-of them. σ is in units of the embedding's root mean square. Noise belongs to a token id and a seed, so that the same token
+of them. `swap`, a control, lets a random other token enter. σ is in units of the embedding's root mean square. Noise belongs to a token id and a seed, so that the same token
 always becomes the same vector. The authors' set_noise, reverse and shuffle also change tokens and rows that nobody flagged;
 here none does.
 """
@@ -30,12 +30,23 @@ from torch import Tensor
 from expunge.types import Seed
 
 Kind = Literal[
-    "rademacher", "fixed", "noise", "set_noise", "zero", "flip", "add", "subtract", "reverse", "shuffle"
+    "rademacher",
+    "fixed",
+    "noise",
+    "set_noise",
+    "zero",
+    "flip",
+    "add",
+    "subtract",
+    "reverse",
+    "shuffle",
+    "swap",
 ]
 Which = Literal["first", "top", "random", "largest", "smallest"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-STRENGTHLESS: tuple[Kind, ...] = ("zero", "flip", "reverse", "shuffle")
-REORDER: tuple[Kind, ...] = ("reverse", "shuffle")
+REPLACE: tuple[Kind, ...] = ("reverse", "shuffle", "swap")
+"""Kinds that let another token's clean embedding enter."""
+STRENGTHLESS: tuple[Kind, ...] = ("zero", "flip", *REPLACE)
 
 
 class Noise:
@@ -63,9 +74,9 @@ def corrupt(
 ) -> Tensor:
     """[n, hidden] embeddings of the tokens `ids`, of which each `count` dimensions change; the input is left alone.
 
-    `sigma`: absolute. A reordering changes which token enters where (`reordered`), and nothing here.
+    `sigma`: absolute. What is replaced is so before (`replaced`), and nothing is left to do here.
     """
-    if kind in REORDER:
+    if kind in REPLACE:
         return embeddings.clone()
     if kind == "zero":
         changed = torch.zeros_like(embeddings)
@@ -95,16 +106,22 @@ def _dimensions(embeddings: Tensor, which: Which, count: int, seed: Seed) -> Ten
     return chosen
 
 
-def reordered(ids: Sequence[int], mask: np.ndarray, kind: Kind, seed: Seed) -> list[int]:
-    """The token whose embedding enters at each prompt position: the masked ones in another order, the others as they are."""
-    places = mask.nonzero()[0]
-    if kind == "reverse":
-        order = places[::-1]
-    elif kind == "shuffle":
-        order = np.random.default_rng(seed.child("order", *ids).number).permutation(places)
-    else:
-        return list(ids)
+def replaced(ids: Sequence[int], mask: np.ndarray, kind: Kind, seed: Seed, vocabulary: int) -> list[int]:
+    """The token whose embedding enters at each prompt position: for the masked ones another one, as `kind` has it."""
     found = list(ids)
-    for place, source in zip(places, order, strict=True):
-        found[place] = ids[source]
+    places = mask.nonzero()[0]
+    if kind == "swap":
+        for place in places:
+            found[place] = swapped(found[place], seed, vocabulary)
+    elif kind in REPLACE:
+        rng = np.random.default_rng(seed.child("order", *ids).number)
+        order = places[::-1] if kind == "reverse" else rng.permutation(places)
+        for place, source in zip(places, order, strict=True):
+            found[place] = ids[source]
     return found
+
+
+def swapped(token: int, seed: Seed, vocabulary: int) -> int:
+    """The other token that always stands in for this one."""
+    shift = int(np.random.default_rng(seed.child("swap", token).number).integers(1, vocabulary))
+    return (token + shift) % vocabulary

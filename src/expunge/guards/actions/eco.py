@@ -28,7 +28,7 @@ from torch import Tensor
 
 from expunge.config import Settings
 from expunge.errors import ConfigError, DataError
-from expunge.guards.corruptions import REORDER, STRENGTHLESS, Kind, Noise, Which, corrupt, reordered
+from expunge.guards.corruptions import REPLACE, STRENGTHLESS, Kind, Noise, Which, corrupt, replaced, swapped
 from expunge.guards.strength import BOUNDS, NOISE_SEEDS, Found, pairs, smallest, zeroth_order
 from expunge.guards.target_names import TargetNames, WrittenNames
 from expunge.models.corrupted import CorruptedInputs
@@ -47,7 +47,7 @@ class ECO(Settings):
 
     corruption: Kind = "rademacher"
     """rademacher: ±σ in every dimension; fixed: the same ±σ for all tokens; noise: Gaussian, and set_noise in place of the entry;
-    add, subtract: a constant; zero, flip: without a strength; reverse, shuffle: the order of the corrupted prompt tokens."""
+    add, subtract: a constant; zero, flip: without a strength; reverse, shuffle: the order of the corrupted prompt tokens; swap: another token."""
     strength: float | None = Field(None, gt=0, le=BOUNDS[1])
     """σ in units of the embedding RMS. None: found on the selection half."""
     dims: float = Field(1.0, gt=0, le=1)
@@ -131,7 +131,7 @@ class FittedECO:
             signs=settings.corruption in ("rademacher", "fixed"),
             shared=settings.corruption == "fixed",
         )
-        self.end_id = model.encoder.end_id
+        self.end_id, self.vocabulary = model.encoder.end_id, len(model.tokenizer)
         self.written = written or WrittenNames(names, model.tokenizer)
         self.entities = (
             EntityFinder(settings.entities, settings.outside, model.model.device)
@@ -172,11 +172,14 @@ class FittedECO:
         return mask
 
     def entering(self, encoded: Encoded, mask: np.ndarray) -> Sequence[int]:
-        return reordered(encoded.ids[: encoded.start], mask, self.settings.corruption, self.noise.seed)
+        ids, kind = encoded.ids[: encoded.start], self.settings.corruption
+        return replaced(ids, mask, kind, self.noise.seed, self.vocabulary)
 
     def written_as(self, token: int) -> int:
         """A written name has no whole to be reordered in: the end token enters in its place."""
-        return self.end_id if self.settings.corruption in REORDER else token
+        if self.settings.corruption == "swap":
+            return swapped(token, self.noise.seed, self.vocabulary)
+        return self.end_id if self.settings.corruption in REPLACE else token
 
     def written_mask(self, ids: Sequence[int], start: int) -> np.ndarray:
         return self.written.mask(ids, start)
