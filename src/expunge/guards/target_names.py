@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -127,11 +128,20 @@ class WrittenNames:
 
     @cached_property
     def _pieces(self) -> list[str]:
-        """The text that each token of the vocabulary adds after another word, casefolded."""
-        size = len(self.tokenizer)
-        anchor = self.tokenizer("a", add_special_tokens=False)["input_ids"][-1]
-        texts = self.tokenizer.batch_decode(
-            [[anchor, i] for i in range(size)], clean_up_tokenization_spaces=False
-        )
-        lead = len(self.tokenizer.decode([anchor], clean_up_tokenization_spaces=False))
-        return [text[lead:].casefold() for text in texts]
+        if self.tokenizer not in _PIECES:
+            _PIECES[self.tokenizer] = added_text(self.tokenizer)
+        return _PIECES[self.tokenizer]
+
+
+_PIECES: WeakKeyDictionary[PreTrainedTokenizerBase, list[str]] = WeakKeyDictionary()
+"""One table a tokenizer, however many requests watch over its tokens."""
+
+
+def added_text(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """[vocabulary] the text that each token adds after another word, casefolded."""
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
+    texts = tokenizer.batch_decode(
+        [[anchor, i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False
+    )
+    lead = len(tokenizer.decode([anchor], clean_up_tokenization_spaces=False))
+    return [text[lead:].casefold() for text in texts]

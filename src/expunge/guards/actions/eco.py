@@ -195,6 +195,12 @@ class FittedECO:
         kind, which = self.settings.corruption, self.settings.which
         return corrupt(embeddings, ids, kind, which, count, self.strength * self.rms, self.noise)
 
+    def joined(self, others: Sequence[FittedECO], model: TransformerLM) -> FittedECO:
+        """One action for a prompt under several requests: the names of all are corrupted, by the strongest of them."""
+        strongest = max([self, *others], key=lambda action: action.strength)
+        names = TargetNames([name for action in (self, *others) for name in action.names.names])
+        return FittedECO(strongest.settings, names, model, strongest.strength, strongest.noise.seed.root, [])
+
     def state(self) -> dict[str, Any]:
         return {
             "settings": self.settings.model_dump(mode="json"),
