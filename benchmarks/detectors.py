@@ -79,8 +79,9 @@ def markdown(found: dict[str, Counts], skipped: dict[str, str], title: str) -> s
 
 
 def _table(found: dict[str, Counts], keys: Sequence[tuple[str, str]]) -> list[str]:
-    """One line a kind of prompt; those at which nobody is wrong are named together below."""
-    shown, clean = [], []
+    """One line a kind of prompt; those at which nobody is wrong are named together below, by how many there were."""
+    shown: list[str] = []
+    clean: dict[int, list[str]] = {}
     for key in keys:
         counts = [found[name][key] for name in found]
         n = counts[0][1]
@@ -88,9 +89,13 @@ def _table(found: dict[str, Counts], keys: Sequence[tuple[str, str]]) -> list[st
         if any(wrong for wrong, _ in counts):
             shown.append(f"| {label} | {n} | {' | '.join(_cell(*count) for count in counts)} |")
         elif n:
-            clean.append(f"{label} ({n}, so at most {wilson(0, n).high:.3f})")
+            clean.setdefault(n, []).append(label)
     head = [f"| asked | n | {' | '.join(found)} |", "|---|---|" + "---|" * len(found)]
-    return [*((*head, *shown, "") if shown else ()), *([f"None at: {'; '.join(clean)}."] if clean else [])]
+    none = [
+        f"None by any of them in {n} prompts each (at most {wilson(0, n).high:.3f}): {', '.join(labels)}."
+        for n, labels in clean.items()
+    ]
+    return [*((*head, *shown, "") if shown else ()), *none]
 
 
 def _cell(wrong: int, n: int) -> str:

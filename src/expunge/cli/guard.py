@@ -50,7 +50,7 @@ def fit(
             f"method '{made.method}' is no guard: it changes the weights. Use `expunge unlearn`, or name a guard, for example --method eco."
         )
     unlearn.make_run(
-        str(model), made, out, forget, retain, refusals=refusals, writer=writer, mapping=mapping,
+        model, made, out, forget, retain, refusals=refusals, writer=writer, mapping=mapping,
         allow_overlap=allow_overlap, template=template, device=device, as_json=as_json,
     )  # fmt: skip
 
