@@ -45,6 +45,7 @@ def test_help_and_listing_import_no_torch():
         "attack",
         "compare",
         "report",
+        "guard",
         "score-log",
         "pocket",
         "bench",

@@ -66,7 +66,7 @@ def list_methods() -> list[dict[str, Any]]:
         claim = entry.declared.get("claim", "approximate")
         axes = {entry.axis: entry.name}
         if entry.axis == "action":
-            axes["detector"] = "ngram"
+            axes["detector"] = "union"
         found.append(
             {
                 "name": entry.name,

@@ -64,7 +64,7 @@ def limits(run: RunView) -> list[str]:
             + "Whoever holds the weights, or can send embeddings of their own, is past it."
         )
         said.append(
-            "The guard's file holds the target's names and the detector's n-grams, so it is as private as the request itself."
+            "The guard's file holds the target's names and what the detector learnt, so it is as private as the request itself."
         )
         if manifest.get("names_found_in_text"):
             said.append(

@@ -35,6 +35,7 @@ LEAST_SPREAD = 0.05
 
 class Union(DetectorSettings):
     needs: ClassVar = frozenset({"subject"})
+    raw: ClassVar = True  # each part reads the text in its own way
 
     parts: dict[str, dict[str, Any]] = {"names": {}, "ngram": {}}
     """The detectors by name, with their settings. Their own `alpha` and `calibration_share` play no part."""
