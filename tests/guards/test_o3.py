@@ -16,8 +16,8 @@ from expunge.guards.actions.o3 import (
     agreement,
     cut,
     fit_request,
-    share,
     raw_weight,
+    share,
     soft_weight,
 )
 from expunge.guards.guard import Place

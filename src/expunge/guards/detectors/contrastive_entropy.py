@@ -12,7 +12,8 @@ out of the mean; Ledoit-Wolf shrinkage, since a request has fewer prompts than a
 Differs from the authors' code: the sign of q is known beforehand (a linear one-class SVM grows away from the origin, so with
 distances: out of scope), where theirs is chosen by the test's AUROC; the last, smaller batch is trained on, and no test
 set picks the checkpoint.
-Fails when: the request's prompts share words or form, but no topic, with the others; and on wording that is far from all of them.
+Fails when: the request's prompts differ from all others by a name alone, as they do in pocket, where the guarded model as encoder
+is no better than chance on prompts that were kept from it; and on wording that is far from all of them.
 """
 
 from __future__ import annotations
