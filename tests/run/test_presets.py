@@ -16,6 +16,7 @@ FEWER = {
     "unstar": ["procedure.rounds=2"],
     "dp2u": ["procedure.epochs=1", "train.max_steps=null", "train.epochs=2"],
     "lcodec": ["selection.samples=60", "selection.most=3"],
+    "o3": ["action.requests=2"],
 }
 OTHER_WORLD = {"seuf"}
 """Presets that the dense world refuses; tests/methods/test_seuf.py runs them on mixtures."""
