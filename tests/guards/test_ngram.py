@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from expunge.errors import DataError
-from expunge.guards.detection import Detection, windows
+from expunge.guards.detection import Detection, pieces, windows
 from expunge.guards.detectors.names import Names
 from expunge.guards.detectors.ngram import Ngram, namesakes, ngrams
 from expunge.types import Seed
@@ -80,3 +80,11 @@ def test_the_names_detector_needs_names_and_finds_them_whole():
         Detection.fit(Names(), None, fit_data(names=[]))
     found = Detection.fit(Names(), None, fit_data([], [], ["Mara Olen"]))
     assert found.flags(["Who is mara olen?", "Who is Mara Brask?"]) == [True, False]
+
+
+def test_a_turn_is_read_alone_as_well(detection):
+    """What stands around it can thin a turn out, and cannot hide it."""
+    around = "Who taught Mara Brask? Where was Tovin Olen born?"
+    assert detection.flags([f"{around}\nWhere was Mara Olen born?\n{around}"]) == [True]
+    assert pieces("one line") == ["one line"]
+    assert pieces("a b\n\nc") == ["a b\n\nc", "a b", "c"]

@@ -98,10 +98,11 @@ class Detection:
         return self.calibration.flags(self.scores(texts))
 
     def _pieces(self, text: str) -> list[str]:
-        if self.settings.raw:
-            return windows(text)
-        canonical = canonicalise(text)
-        return [window for view in (canonical.text, *canonical.views) for window in windows(view)]
+        readings = [text]
+        if not self.settings.raw:
+            canonical = canonicalise(text)
+            readings = [canonical.text, *canonical.views]
+        return list(dict.fromkeys(piece for reading in readings for piece in pieces(reading)))
 
     def state(self) -> dict[str, Any]:
         return {
@@ -118,6 +119,12 @@ class Detection:
         return cls(
             settings.parse(state["settings"], "guard"), fitted, Calibration.parse(state["calibration"])
         )
+
+
+def pieces(text: str) -> list[str]:
+    """The windows of a whole text, and of each of its lines alone: a turn says what it says whatever stands around it."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    return [window for part in ([text, *lines] if len(lines) > 1 else [text]) for window in windows(part)]
 
 
 def windows(text: str) -> list[str]:
