@@ -10,7 +10,7 @@ correlations below 0.01 and mixes in an orthogonal projection where the erasure 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -57,12 +57,12 @@ class Moments:
 
 
 class Eraser(NamedTuple):
-    """r(x) = x - ((x - mean) · read) write^T"""
+    """r(x) = x - ((x - mean) · read) write^T, of numpy arrays or torch tensors alike."""
 
-    mean: np.ndarray  # [hidden]
-    write: np.ndarray  # [hidden, rank]
-    read: np.ndarray  # [hidden, rank]
+    mean: Any  # [hidden]
+    write: Any  # [hidden, rank]
+    read: Any  # [hidden, rank]
 
-    def __call__(self, states: np.ndarray) -> np.ndarray:
+    def __call__(self, states: Any) -> Any:
         """[..., hidden] to [..., hidden]"""
         return states - ((states - self.mean) @ self.read) @ self.write.T

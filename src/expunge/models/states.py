@@ -1,4 +1,4 @@
-"""Hidden states of whole prompts, one vector each, as the model has them while it is about to answer.
+"""Hidden states of prompts, one vector each, as the model has them while it is about to answer; and of every token of a row.
 
 A prompt is rendered in the model's own template, so a probe reads what the model reads at that moment and not bare text.
 """
@@ -13,11 +13,12 @@ import torch
 
 from expunge.data.batching import by_length, collate
 from expunge.errors import ConfigError
+from expunge.models.edited import Edits, editing
 from expunge.models.hidden import block_output
 
 if TYPE_CHECKING:
     from expunge.models.language_model import TransformerLM
-    from expunge.types import Prompt
+    from expunge.types import Example, Prompt
 
 Pool = Literal["last", "mean"]
 
@@ -49,4 +50,22 @@ def states(lm: TransformerLM, prompts: Sequence[Prompt], layer: int, pool: Pool 
             else:
                 pooled = (out * batch.attention[..., None]).sum(1) / lengths[:, None]
             found[rows] = pooled.cpu().numpy()
+    return found
+
+
+def token_states(
+    lm: TransformerLM, examples: Sequence[Example], layer: int, edits: Edits | None = None
+) -> list[np.ndarray]:
+    """For each row [its tokens but the first, hidden] float32: what block `layer` puts out while `edits` are in force behind
+    earlier blocks. The first token, often a start token that holds no text and dwarfs the others, is left out.
+    """
+    encoded = lm.encoder.examples(examples)
+    found: list[np.ndarray] = [np.empty(0)] * len(encoded)
+    with lm._lock, torch.inference_mode():
+        for rows in by_length([len(row.ids) for row in encoded], lm.batch_tokens):
+            batch = collate([encoded[row] for row in rows], lm.pad_id, device=lm.model.device)
+            with editing(lm.model, edits or {}, [True] * len(rows)):
+                out = block_output(lm.model, batch, block_number(lm, layer)).float().cpu().numpy()
+            for row, kept in zip(rows, out, strict=True):
+                found[row] = kept[1 : len(encoded[row].ids)].copy()
     return found
