@@ -4,19 +4,19 @@
     h~_t = LEACE( h_t ; which request )  at every token, behind each chosen block;      answer ~ p_tuned( · | x, r* ; h~ )
 
 A LoRA adapter learns to say one of the two reasonings before it declines (forget rows) or answers (retain rows). That draws what
-separates requests from everything else together, so that a linear erasure takes more of it away: on a pocket world greedy answers
-state 1.00 of the facts before, 0.38 under the erasure alone, 0.00 under the tuning alone and 0.01 under both; with the start of
-the answer given, 0.46 under the erasure alone, 0.63 under the tuning alone and 0.17 under both.
+separates requests from everything else together, so that a linear erasure takes more of it away. On a pocket world, every prompt
+flagged, greedy answers state 1.00 of the facts before, 0.38 under the erasure alone, 0.00 under the tuning alone and 0.01 under
+both; with the start of the answer given, 1.00, 0.46, 0.63 and 0.17. Asked in other words, 0.29 are declined and 0.02 stated.
 The reasoning is never shown: it stands in front of the visible answer, whose distribution given it is what `score` gives.
 Needs: the weights; forget and retain rows that are pairs; a second copy of the model in memory. Rows' groups (or subjects) say which
 request is which; where there is one, whether it is touched is erased. The erasure takes as many dimensions as there are requests.
 Differs from the paper: requests instead of harmful concepts; the reasonings are two fixed texts that say whether, not whom, so there
 is nobody in them to leak; LEACE (see `guards.erasure`) instead of trained interventions, block after block on states that are
-erased already, and on flagged rows whatever they reason: a guard fails closed. At the end of the reasoning alone, the erasure of
-"touched or not" takes the decision to decline away with it, and the facts come back (0.00 to 0.32 on the same world).
+erased already, and on flagged rows whatever they reason: a guard fails closed. Erasing "touched or not" at
+the end of the reasoning alone takes the decision to decline away with it, and facts come back (0.11 to 0.23 after 200 steps).
 Differs from the authors' code: code not read.
 Fails when: the reasonings' words are no tokens of the model's (a pocket model never learnt them byte by byte in 200 steps); when
-requests are as many as dimensions. Answers to prompts flagged by mistake lose facts too, most of them in so small a model.
+requests are as many as dimensions. Answers to prompts flagged by mistake lose facts too, six of ten in so small a model.
 Nothing linear is left behind the chosen blocks on rows like those it was fitted on; the weights still hold all of it.
 """
 
