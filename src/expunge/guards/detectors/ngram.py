@@ -25,6 +25,7 @@ from pydantic import Field
 from expunge.errors import DataError
 from expunge.guards.canonical import canonicalise
 from expunge.guards.detection import DetectorSettings
+from expunge.guards.namesakes import namesakes
 from expunge.types import Seed
 
 if TYPE_CHECKING:
@@ -63,31 +64,6 @@ class Ngram(DetectorSettings):
             for gram, i in vectorizer.vocabulary_.items()
         }
         return FittedNgram(weights, float(found.intercept_[0]))
-
-
-NAMESAKES = 4
-"""People made up for each forget prompt, from its own name and so many other target names, two of each pair."""
-
-
-def namesakes(texts: Sequence[str], names: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """The same prompts about people who are not targets but share half a name with two of them: hard negatives.
-
-    Without them the halves of a name count for as much as the whole, and every namesake is flagged.
-    """
-    parts = [name.split() for name in names if len(name.split()) > 1]
-    if len(parts) < 2:
-        return []
-    targets = {name.casefold() for name in names}
-    found = []
-    for text in texts:
-        own = next((name for name in names if len(name.split()) > 1 and name in text), None)
-        if own is None:
-            continue
-        for i in rng.permutation(len(parts))[:NAMESAKES]:
-            first, last = own.split(), parts[i]
-            made = (" ".join([*first[:-1], last[-1]]), " ".join([*last[:-1], first[-1]]))
-            found += [text.replace(own, name) for name in made if name.casefold() not in targets]
-    return found
 
 
 class FittedNgram:
