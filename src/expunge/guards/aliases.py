@@ -1,0 +1,277 @@
+"""Names of many owners, found in a text together: as given, rearranged, or misspelt by a letter or two.
+
+A name is a row of words. Words are looked up in dictionaries, so a prompt costs about the same whether one person or ten
+thousand are watched for, and adding or removing one is instant. Misspelt words are found by an index of deletions (Garbe's
+SymSpell): two words within d edits have a common word that lies at most d deletions from each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
+from typing import Literal, NamedTuple, TypeVar
+
+from expunge.guards.canonical import canonicalise
+
+_MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+_KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
+_UNSPACED = (
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan, Burmese, Khmer
+    "\u3005-\u3007\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese, Japanese
+    "\uac00-\ud7a3"  # Korean, whose particles stick to names
+)
+WORD = re.compile(rf"[{_KATAKANA}]+|[{_UNSPACED}]|(?:(?![{_KATAKANA}{_UNSPACED}])[\w{_MARKS}])+")
+"""A word; in scripts that write no spaces between words, one character. A run of katakana is a word: it writes foreign names."""
+_INSIDE = re.compile(r"(?<=\w)['’ʼ‐‑-](?=\w)")
+
+FUZZY = ((10, 2), (6, 1))
+"""A name of so many characters may be so many edits away; shorter ones must stand as they are."""
+LETTERS_PER_EDIT = 3
+"""A word may differ by one edit for each three of its letters, so that no short word turns into another."""
+LONGEST = 24
+"""Longer words, and words with digits, are never read as misspelt."""
+PARTS = 4
+"""Names of more parts are not rearranged."""
+
+
+class Hit(NamedTuple):
+    owner: str | None
+    """Whose name or value it is; None for people who stay."""
+    alias: str
+    """As it was added."""
+    start: int
+    end: int
+    distance: int
+    """Edits: 0 where every letter is right."""
+    kind: Literal["name", "value"]
+    given: bool
+    """Whether its words stand in the order and division in which they were added."""
+
+
+class _Entry(NamedTuple):
+    owner: str | None
+    alias: str
+    kind: Literal["name", "value"]
+    edits: int
+    """The most that are forgiven."""
+    given: bool
+
+
+_Words = tuple[str, ...]
+_Key = TypeVar("_Key")
+
+
+class AliasIndex:
+    """Names and values by owner. `known` are names of people who stay: where one of them fits better, nobody else is meant."""
+
+    def __init__(self, known: Iterable[str] = ()):
+        self._entries: dict[_Words, tuple[_Entry, ...]] = {}
+        self._starts: dict[_Words, int] = {}
+        """How often each beginning of a row of words is in use."""
+        self._words: dict[str, int] = {}
+        self._indexed: dict[tuple[str, int], int] = {}
+        """How often each word is in use with so many deletions."""
+        self._near: dict[str, tuple[str, ...]] = {}
+        """Words by what is left of them after deletions."""
+        self._owned: dict[str | None, dict[tuple[_Words, _Entry], None]] = {}
+        for name in known:
+            self._add(None, name, "name")
+
+    def add(self, owner: str, names: Iterable[str], values: Iterable[str] = ()) -> None:
+        """Names are found in other orders and misspelt as well; values only as they are. What the owner has already stays."""
+        for name in names:
+            self._add(owner, name, "name")
+        for value in values:
+            self._add(owner, value, "value")
+
+    def remove(self, owner: str) -> None:
+        """Everything of this owner: afterwards the index is as if it had never been added."""
+        for words, entry in self._owned.pop(owner, {}):
+            _drop(self._entries, words, entry)
+            self._count(words, entry, _less)
+
+    def find(self, text: str) -> list[Hit]:
+        """Where owners stand in canonical text, by place."""
+        return [hit for hit in self.read(text) if hit.owner is not None]
+
+    def read(self, text: str) -> list[Hit]:
+        """The same, with the people who stay."""
+        spans = [match.span() for match in WORD.finditer(text)]
+        readings = self._readings([text[start:end] for start, end in spans])
+        found: dict[tuple[int, int, _Entry], int] = {}
+        for first in range(len(spans)):
+            paths: list[tuple[_Words, int, int]] = [((), first, 0)]
+            while paths:
+                path, at, distance = paths.pop()
+                for word, edits, used in readings[at]:
+                    words, total, end = (*path, word), distance + edits, at + used
+                    if words not in self._starts:
+                        continue
+                    for entry in self._entries.get(words, ()):
+                        place = (spans[first][0], spans[end - 1][1], entry)
+                        if total <= entry.edits and total < found.get(place, 3):
+                            found[place] = total
+                    if end < len(spans) and total <= FUZZY[0][1]:
+                        paths.append((words, end, total))
+        hits: dict[tuple[int, int, str | None, str, str], Hit] = {}
+        for (start, end, entry), distance in found.items():
+            hit = Hit(entry.owner, entry.alias, start, end, distance, entry.kind, entry.given)
+            key = (start, end, entry.owner, entry.alias, entry.kind)
+            hits[key] = min(hits.get(key, hit), hit, key=_rank)
+        return sorted(_nearest(list(hits.values())), key=lambda hit: (hit.start, hit.end, str(hit.owner)))
+
+    def _readings(self, words: Sequence[str]) -> list[list[tuple[str, int, int]]]:
+        """For each place in the text: the indexed words that may stand there, their edits, and how many words are used up.
+
+        Two neighbours that make one word count as one edit, the space between them.
+        """
+        near = {word: self._near_words(word) for word in set(words)}
+        readings = [[(word, edits, 1) for word, edits in near[text_word]] for text_word in words]
+        for at in range(len(words) - 1):
+            joined = words[at] + words[at + 1]
+            if joined in self._words:
+                readings[at].append((joined, 1, 2))
+        return readings
+
+    def _near_words(self, word: str) -> list[tuple[str, int]]:
+        found = [(word, 0)] if word in self._words else []
+        if self._near:
+            candidates: set[str] = set()
+            for rest in deletions(word, _allowed(word)):
+                if rest in self._near:
+                    candidates.update(self._near[rest])
+            candidates.discard(word)
+            for other in candidates:
+                edits = distance(word, other)
+                if edits <= _allowed(other):
+                    found.append((other, edits))
+        return found
+
+    def _add(self, owner: str | None, alias: str, kind: Literal["name", "value"]) -> None:
+        owned = self._owned.setdefault(owner, {})
+        for words, edits, given in _forms(canonicalise(alias).text, kind):
+            entry = _Entry(owner, alias, kind, edits, given)
+            if (words, entry) not in owned:
+                owned[words, entry] = None
+                self._entries[words] = (*self._entries.get(words, ()), entry)
+                self._count(words, entry, _more)
+
+    def _count(self, words: _Words, entry: _Entry, change: Callable[..., bool]) -> None:
+        """One more or one less use of these words, their beginnings and their deletions."""
+        for i, word in enumerate(words):
+            change(self._starts, words[: i + 1])
+            change(self._words, word)
+            depth = min(entry.edits, _allowed(word))
+            if depth and change(self._indexed, (word, depth)):
+                for rest in deletions(word, depth):
+                    if change is _more:
+                        self._near[rest] = (*self._near.get(rest, ()), word)
+                    else:
+                        _drop(self._near, rest, word)
+
+
+def _forms(alias: str, kind: str) -> Iterator[tuple[_Words, int, bool]]:
+    """The rows of words that mean an alias, with the edits that are forgiven, and whether they are as given."""
+    given = tuple(WORD.findall(alias))
+    if not given:
+        return
+    edits = next((most for length, most in FUZZY if len(" ".join(given)) >= length), 0)
+    yield given, edits if kind == "name" else 0, True
+    if kind == "value":
+        return
+    tight = tuple(WORD.findall(_INSIDE.sub("", alias)))
+    if tight != given:
+        yield tight, edits, True
+    joined = "".join(given)
+    if len(given) > 1 and WORD.fullmatch(joined):
+        yield (joined,), min(edits, 1), False
+    parts = [tuple(WORD.findall(part)) for part in alias.split()]
+    for i in range(1, len(parts) if len(parts) <= PARTS else 1):
+        turned = tuple(word for part in (*parts[i:], *parts[:i]) for word in part)
+        if turned != given:
+            yield turned, edits, False
+
+
+def _allowed(word: str) -> int:
+    """How many edits a word may have."""
+    if len(word) > LONGEST or not word.isalpha():
+        return 0
+    return min(FUZZY[0][1], len(word) // LETTERS_PER_EDIT)
+
+
+def deletions(word: str, depth: int) -> set[str]:
+    """The word without up to `depth` of its letters."""
+    found = {word}
+    for count in range(1, depth + 1):
+        for gone in combinations(range(len(word)), count):
+            edges = (-1, *gone, len(word))
+            found.add("".join([word[a + 1 : b] for a, b in zip(edges, edges[1:], strict=False)]))
+    return found
+
+
+def distance(a: str, b: str) -> int:
+    """Letters added, left out, exchanged, or swapped with their neighbour (Damerau's, each letter edited once)."""
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    a, b = a[start:], b[start:]
+    while a and b and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        line = [i]
+        for j, other in enumerate(b, 1):
+            best = min(row[j] + 1, line[j - 1] + 1, row[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                best = min(best, before[j - 2] + 1)
+            line.append(best)
+        before, row = row, line
+    return row[-1]
+
+
+def _rank(hit: Hit) -> tuple[int, bool]:
+    return hit.distance, not hit.given
+
+
+def _nearest(hits: Sequence[Hit]) -> list[Hit]:
+    """Without the names that fit worse than somebody else's at the same place. A name within a longer one does not count."""
+    names = [hit for hit in hits if hit.kind == "name"]
+
+    def beaten(hit: Hit) -> bool:
+        return any(
+            other.owner != hit.owner
+            and _rank(other) < _rank(hit)
+            and other.start < hit.end
+            and hit.start < other.end
+            and (other.start < hit.start or other.end > hit.end or other[2:4] == hit[2:4])
+            for other in names
+        )
+
+    return [hit for hit in hits if hit.kind == "value" or not beaten(hit)]
+
+
+def _more(counts: dict[_Key, int], key: _Key) -> bool:
+    """Count one more; whether it is the first."""
+    counts[key] = counts.get(key, 0) + 1
+    return counts[key] == 1
+
+
+def _less(counts: dict[_Key, int], key: _Key) -> bool:
+    """Count one less; whether it was the last."""
+    counts[key] -= 1
+    if counts[key]:
+        return False
+    del counts[key]
+    return True
+
+
+def _drop(lists: dict[_Key, tuple], key: _Key, gone: object) -> None:
+    """One `gone` out of the list at `key`, and the list itself when nothing is left."""
+    left = list(lists[key])
+    left.remove(gone)
+    if left:
+        lists[key] = tuple(left)
+    else:
+        del lists[key]
