@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations
+from itertools import pairwise
 from typing import Literal, NamedTuple, TypeVar
 
 from expunge.guards.canonical import canonicalise
@@ -27,7 +27,7 @@ _INSIDE = re.compile(r"(?<=\w)['’ʼ‐‑-](?=\w)")
 
 FUZZY = ((10, 2), (6, 1))
 """A name of so many characters may be so many edits away; shorter ones must stand as they are."""
-LETTERS_PER_EDIT = 3
+LETTERS_PER_EDIT = 4
 """A word may differ by one edit for each three of its letters, so that no short word turns into another."""
 LONGEST = 24
 """Longer words, and words with digits, are never read as misspelt."""
@@ -67,9 +67,8 @@ class AliasIndex:
 
     def __init__(self, known: Iterable[str] = ()):
         self._entries: dict[_Words, tuple[_Entry, ...]] = {}
-        self._starts: dict[_Words, int] = {}
-        """How often each beginning of a row of words is in use."""
-        self._words: dict[str, int] = {}
+        self._next: dict[_Words, dict[str, int]] = {}
+        """How often each word follows each beginning of a row of words."""
         self._indexed: dict[tuple[str, int], int] = {}
         """How often each word is in use with so many deletions."""
         self._near: dict[str, tuple[str, ...]] = {}
@@ -98,55 +97,47 @@ class AliasIndex:
     def read(self, text: str) -> list[Hit]:
         """The same, with the people who stay."""
         spans = [match.span() for match in WORD.finditer(text)]
-        readings = self._readings([text[start:end] for start, end in spans])
-        found: dict[tuple[int, int, _Entry], int] = {}
-        for first in range(len(spans)):
-            paths: list[tuple[_Words, int, int]] = [((), first, 0)]
-            while paths:
-                path, at, distance = paths.pop()
-                for word, edits, used in readings[at]:
-                    words, total, end = (*path, word), distance + edits, at + used
-                    if words not in self._starts:
-                        continue
-                    for entry in self._entries.get(words, ()):
-                        place = (spans[first][0], spans[end - 1][1], entry)
-                        if total <= entry.edits and total < found.get(place, 3):
-                            found[place] = total
-                    if end < len(spans) and total <= FUZZY[0][1]:
-                        paths.append((words, end, total))
-        hits: dict[tuple[int, int, str | None, str, str], Hit] = {}
-        for (start, end, entry), distance in found.items():
-            hit = Hit(entry.owner, entry.alias, start, end, distance, entry.kind, entry.given)
-            key = (start, end, entry.owner, entry.alias, entry.kind)
-            hits[key] = min(hits.get(key, hit), hit, key=_rank)
-        return sorted(_nearest(list(hits.values())), key=lambda hit: (hit.start, hit.end, str(hit.owner)))
+        words = [text[start:end] for start, end in spans]
+        found: dict[tuple[int, int, str | None, str, str], Hit] = {}
+        for first, end, row, written in self._rows(words):
+            edits = [_edits(a, b) for a, b in zip(written, row, strict=True)]
+            if None in edits:
+                continue
+            total = sum(edits) + (end - first - len(row))  # a space within a word is an edit
+            for entry in self._entries[row]:
+                if total <= entry.edits:
+                    place = spans[first][0], spans[end - 1][1]
+                    hit = Hit(entry.owner, entry.alias, *place, total, entry.kind, entry.given)
+                    key = (*place, entry.owner, entry.alias, entry.kind)
+                    found[key] = min(found.get(key, hit), hit, key=_rank)
+        return sorted(_nearest(list(found.values())), key=lambda hit: (hit.start, hit.end, str(hit.owner)))
 
-    def _readings(self, words: Sequence[str]) -> list[list[tuple[str, int, int]]]:
-        """For each place in the text: the indexed words that may stand there, their edits, and how many words are used up.
+    def _rows(self, words: Sequence[str]) -> Iterator[tuple[int, int, _Words, _Words]]:
+        """Rows in the index that may be meant by `words[first:end]`, and how each of their words is written.
 
-        Two neighbours that make one word count as one edit, the space between them.
+        Two neighbours in the text may be one word in the index.
         """
         near = {word: self._near_words(word) for word in set(words)}
-        readings = [[(word, edits, 1) for word, edits in near[text_word]] for text_word in words]
-        for at in range(len(words) - 1):
-            joined = words[at] + words[at + 1]
-            if joined in self._words:
-                readings[at].append((joined, 1, 2))
-        return readings
+        pairs = ["".join(pair) for pair in pairwise(words)]
+        paths: list[tuple[int, int, _Words, _Words]] = [(i, i, (), ()) for i in range(len(words))]
+        while paths:
+            first, at, row, written = paths.pop()
+            following = self._next[row] if row in self._next else {}
+            options = [(word, words[at], at + 1) for word in near[words[at]] if word in following]
+            if at < len(pairs) and pairs[at] in following:
+                options.append((pairs[at], pairs[at], at + 2))
+            for word, spelled, end in options:
+                longer, as_written = (*row, word), (*written, spelled)
+                if longer in self._entries:
+                    yield first, end, longer, as_written
+                if end < len(words) and longer in self._next:
+                    paths.append((first, end, longer, as_written))
 
-    def _near_words(self, word: str) -> list[tuple[str, int]]:
-        found = [(word, 0)] if word in self._words else []
-        if self._near:
-            candidates: set[str] = set()
-            for rest in deletions(word, _allowed(word)):
-                if rest in self._near:
-                    candidates.update(self._near[rest])
-            candidates.discard(word)
-            for other in candidates:
-                edits = distance(word, other)
-                if edits <= _allowed(other):
-                    found.append((other, edits))
-        return found
+    def _near_words(self, word: str) -> set[str]:
+        """Indexed words that may be meant: all within the edits allowed, and some more."""
+        near = self._near
+        left = [near[rest] for rest in deletions(word, _allowed(word)) if rest in near] if near else []
+        return {word}.union(*left)
 
     def _add(self, owner: str | None, alias: str, kind: Literal["name", "value"]) -> None:
         owned = self._owned.setdefault(owner, {})
@@ -160,8 +151,10 @@ class AliasIndex:
     def _count(self, words: _Words, entry: _Entry, change: Callable[..., bool]) -> None:
         """One more or one less use of these words, their beginnings and their deletions."""
         for i, word in enumerate(words):
-            change(self._starts, words[: i + 1])
-            change(self._words, word)
+            following = self._next.setdefault(words[:i], {})
+            change(following, word)
+            if not following:
+                del self._next[words[:i]]
             depth = min(entry.edits, _allowed(word))
             if depth and change(self._indexed, (word, depth)):
                 for rest in deletions(word, depth):
@@ -200,13 +193,18 @@ def _allowed(word: str) -> int:
     return min(FUZZY[0][1], len(word) // LETTERS_PER_EDIT)
 
 
+def _edits(written: str, word: str) -> int | None:
+    """None where there are more than are allowed."""
+    edits = 0 if written == word else distance(written, word)
+    return edits if edits <= _allowed(word) else None
+
+
 def deletions(word: str, depth: int) -> set[str]:
     """The word without up to `depth` of its letters."""
-    found = {word}
-    for count in range(1, depth + 1):
-        for gone in combinations(range(len(word)), count):
-            edges = (-1, *gone, len(word))
-            found.add("".join([word[a + 1 : b] for a, b in zip(edges, edges[1:], strict=False)]))
+    found = last = {word}
+    for _ in range(depth):
+        last = {longer[:i] + longer[i + 1 :] for longer in last for i in range(len(longer))}
+        found = found | last
     return found
 
 
@@ -218,6 +216,10 @@ def distance(a: str, b: str) -> int:
     a, b = a[start:], b[start:]
     while a and b and a[-1] == b[-1]:
         a, b = a[:-1], b[:-1]
+    if not a or not b or len(a) + len(b) <= 3:
+        return max(len(a), len(b))
+    if len(a) == len(b) == 2:
+        return 1 if a == b[::-1] else 2
     before: list[int] = []
     row = list(range(len(b) + 1))
     for i, letter in enumerate(a, 1):
