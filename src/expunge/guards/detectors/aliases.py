@@ -18,7 +18,7 @@ away is flagged too; so is a common word one letter from a name of a single word
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -49,7 +49,7 @@ class Aliases(DetectorSettings):
                 "the aliases detector has no name to look for. Add a 'subject' (and 'aliases') to the forget rows."
             )
         known = [name for name in _names(data.retain) if name not in set(data.names)]
-        values = _values(data.forget) if data.retain else {}
+        values = _values(data.forget, {*data.names, *known}) if data.retain else {}
         alone, shared = _compare(values, data.retain)
         return FittedAliases(Watched(list(data.names), known, values, alone, shared))
 
@@ -84,8 +84,7 @@ class FittedAliases:
         edits = [hit.distance for hit in hits if hit.kind == "name" and hit.owner is not None]
         if edits:
             return 1 - PER_EDIT * min(edits)
-        values = {(hit.start, hit.end) for hit in hits if hit.kind == "value"}
-        if any(hit.owner is None and (hit.start, hit.end) not in values for hit in hits):
+        if any(hit.owner is None for hit in hits):
             return 0.0
         found: dict[str | None, set[str]] = {}
         for hit in hits:
@@ -108,12 +107,11 @@ def _names(rows: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in (row.subject, *row.aliases) if name))
 
 
-def _values(rows: Iterable[Record]) -> dict[str, list[str]]:
-    """The key phrases of each subject's rows, its own name apart."""
+def _values(rows: Iterable[Record], names: Set[str]) -> dict[str, list[str]]:
+    """The key phrases of each subject's rows, but for people's names."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
-        own = {name.casefold() for name in (row.subject, *row.aliases)}
-        values = {value: None for value in row.key if value.casefold() not in own}
+        values = {value: None for value in row.key if value not in names}
         found.setdefault(row.group or row.subject or row.id, {}).update(values)
     return {subject: list(values) for subject, values in found.items() if values}
 
