@@ -7,7 +7,9 @@ SymSpell): two words within d edits have a common word that lies at most d delet
 
 from __future__ import annotations
 
+import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeVar
@@ -101,13 +103,11 @@ class AliasIndex:
         found: dict[tuple[int, int, str | None, str, str], Hit] = {}
         for first, end, row, written in self._rows(words):
             edits = [_edits(a, b) for a, b in zip(written, row, strict=True)]
-            if None in edits:
-                continue
             total = sum(edits) + (end - first - len(row))  # a space within a word is an edit
             for entry in self._entries[row]:
                 if total <= entry.edits:
                     place = spans[first][0], spans[end - 1][1]
-                    hit = Hit(entry.owner, entry.alias, *place, total, entry.kind, entry.given)
+                    hit = Hit(entry.owner, entry.alias, *place, int(total), entry.kind, entry.given)
                     key = (*place, entry.owner, entry.alias, entry.kind)
                     found[key] = min(found.get(key, hit), hit, key=_rank)
         return sorted(_nearest(list(found.values())), key=lambda hit: (hit.start, hit.end, str(hit.owner)))
@@ -122,7 +122,7 @@ class AliasIndex:
         paths: list[tuple[int, int, _Words, _Words]] = [(i, i, (), ()) for i in range(len(words))]
         while paths:
             first, at, row, written = paths.pop()
-            following = self._next[row] if row in self._next else {}
+            following = self._next.get(row, {})
             options = [(word, words[at], at + 1) for word in near[words[at]] if word in following]
             if at < len(pairs) and pairs[at] in following:
                 options.append((pairs[at], pairs[at], at + 2))
@@ -193,10 +193,10 @@ def _allowed(word: str) -> int:
     return min(FUZZY[0][1], len(word) // LETTERS_PER_EDIT)
 
 
-def _edits(written: str, word: str) -> int | None:
-    """None where there are more than are allowed."""
+def _edits(written: str, word: str) -> float:
+    """Infinite where there are more than are allowed."""
     edits = 0 if written == word else distance(written, word)
-    return edits if edits <= _allowed(word) else None
+    return edits if edits <= _allowed(word) else math.inf
 
 
 def deletions(word: str, depth: int) -> set[str]:
@@ -239,16 +239,18 @@ def _rank(hit: Hit) -> tuple[int, bool]:
 
 def _nearest(hits: Sequence[Hit]) -> list[Hit]:
     """Without the names that fit worse than somebody else's at the same place. A name within a longer one does not count."""
-    names = [hit for hit in hits if hit.kind == "name"]
+    names = sorted((hit for hit in hits if hit.kind == "name"), key=lambda hit: hit.start)
+    starts = [hit.start for hit in names]
+    longest = max((hit.end - hit.start for hit in names), default=0)
 
     def beaten(hit: Hit) -> bool:
+        around = names[bisect_left(starts, hit.start - longest) : bisect_left(starts, hit.end)]
         return any(
             other.owner != hit.owner
             and _rank(other) < _rank(hit)
-            and other.start < hit.end
-            and hit.start < other.end
+            and other.end > hit.start
             and (other.start < hit.start or other.end > hit.end or other[2:4] == hit[2:4])
-            for other in names
+            for other in around
         )
 
     return [hit for hit in hits if hit.kind == "value" or not beaten(hit)]

@@ -64,7 +64,9 @@ class TargetNames:
         """Whether a whole name or alias stands in the text, in whatever spelling."""
         canonical = canonicalise(text)
         return any(
-            hit.owner == _NAMES for view in (canonical.text, *canonical.views) for hit in self._index.find(view)
+            hit.owner == _NAMES
+            for view in (canonical.text, *canonical.views)
+            for hit in self._index.find(view)
         )
 
     def spans(self, text: str) -> list[tuple[int, int]]:

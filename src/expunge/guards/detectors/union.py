@@ -36,7 +36,7 @@ LEAST_SPREAD = 0.05
 class Union(DetectorSettings):
     needs: ClassVar = frozenset({"subject"})
 
-    parts: dict[str, dict[str, Any]] = {"names": {}, "ngram": {}}
+    parts: dict[str, dict[str, Any]] = {"aliases": {}, "ngram": {}}
     """The detectors by name, with their settings. Their own `alpha` and `calibration_share` play no part."""
 
     def fit(self, model: LanguageModel, data: FitData) -> FittedUnion:
