@@ -5,7 +5,19 @@ import sys
 
 import typer
 
-from expunge.cli import attack, bench, compare, evaluate, methods, plan, pocket, report, score_log, unlearn
+from expunge.cli import (
+    attack,
+    bench,
+    compare,
+    evaluate,
+    guard,
+    methods,
+    plan,
+    pocket,
+    report,
+    score_log,
+    unlearn,
+)
 from expunge.errors import UserError
 
 app = typer.Typer(
@@ -29,6 +41,7 @@ for verb, name in (
     (bench.bench, "bench"),
 ):
     app.command(name)(verb)
+app.add_typer(guard.app, name="guard")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,59 +1,75 @@
 """`expunge unlearn`: make an artifact."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from expunge.cli.options import Authors, Data, Device, Gold, Json, Split
 
+if TYPE_CHECKING:
+    from expunge.recipes import Recipe
+
+Model = Annotated[str, typer.Argument(help="The model that knows: a folder, a run, or a hub id.")]
+Forget = Annotated[
+    Path,
+    typer.Option(
+        "--forget", help="What must go: JSONL, CSV or Parquet with question and answer, or text, or subject."
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the run; it must not exist yet.")]
+Recipes = Annotated[
+    str | None, typer.Option("--recipe", help="A preset or a YAML file, instead of --method.")
+]
+Retain = Annotated[Path | None, typer.Option("--retain", help="What must stay.")]
+Refusals = Annotated[
+    Path | None,
+    typer.Option(
+        "--refusals",
+        help="Other answers for methods that need them: a file with an 'answer' or 'text' in each row.",
+    ),
+]
+Writer = Annotated[
+    str,
+    typer.Option(
+        "--writer",
+        help="Who writes paraphrases and other answers where a method needs them: borrow (rules on the rows), self, a model folder or hub id, http://host/v1#model, or none.",
+    ),
+]
+Mapping = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="Our field = the file's field, such as answer=reply. May be repeated."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting, such as train.learning_rate=1e-4. May be repeated."),
+]
+Overlap = Annotated[
+    bool, typer.Option("--allow-overlap", help="Go on although forget and retain share rows.")
+]
+Prompts = Annotated[str, typer.Option("--template", help="auto, chat, qa, llama2 or raw.")]
+
 
 def unlearn(
-    model: Annotated[str, typer.Argument(help="The model that knows: a folder, a run, or a hub id.")],
-    forget: Annotated[
-        Path,
-        typer.Option(
-            "--forget",
-            help="What must go: JSONL, CSV or Parquet with question and answer, or text, or subject.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the run; it must not exist yet.")],
+    model: Model,
+    forget: Forget,
+    out: Out,
     method: Annotated[
         str | None,
         typer.Option("--method", help="Names joined by '+', such as npo+nll+gru, or a guard such as eco."),
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", help="A preset or a YAML file, instead of --method.")
-    ] = None,
-    retain: Annotated[Path | None, typer.Option("--retain", help="What must stay.")] = None,
+    recipe: Recipes = None,
+    retain: Retain = None,
     holdout: Annotated[Path | None, typer.Option("--holdout", help="What was never trained on.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="For retrain: the model to start from.")] = None,
-    refusals: Annotated[
-        Path | None,
-        typer.Option(
-            "--refusals",
-            help="Other answers for methods that need them: a file with an 'answer' or 'text' in each row.",
-        ),
-    ] = None,
-    writer: Annotated[
-        str,
-        typer.Option(
-            "--writer",
-            help="Who writes paraphrases and other answers where a method needs them: borrow (rules on the rows), self, a model folder or hub id, http://host/v1#model, or none.",
-        ),
-    ] = "borrow",
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", help="Our field = the file's field, such as answer=reply. May be repeated."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting, such as train.learning_rate=1e-4. May be repeated."),
-    ] = None,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Go on although forget and retain share rows.")
-    ] = False,
-    template: Annotated[str, typer.Option("--template", help="auto, chat, qa, llama2 or raw.")] = "auto",
+    refusals: Refusals = None,
+    writer: Writer = "borrow",
+    mapping: Mapping = None,
+    settings: Settings = None,
+    allow_overlap: Overlap = False,
+    template: Prompts = "auto",
     benchmark: Annotated[
         str | None,
         typer.Option("--benchmark", help="Measure the trajectory on this benchmark (pocket or tofu)."),
@@ -66,9 +82,23 @@ def unlearn(
     as_json: Json = False,
 ) -> None:
     """Unlearn: new weights, an adapter, or a guard, in a run folder of its own."""
-    from expunge.cli import show
     from expunge.cli.options import golds, open_benchmark
-    from expunge.data.dataset import Dataset, read_rows
+
+    made = chosen(method, recipe, settings)
+    probe = None
+    if benchmark:
+        from expunge.run.trajectory import TrajectoryProbe
+
+        measured = open_benchmark(benchmark, data, split=split, authors=authors, template=template)
+        probe = TrajectoryProbe(measured, golds(benchmark, data, gold)[0])
+    make_run(
+        model, made, out, forget, retain, holdout, base=base, refusals=refusals, writer=writer, mapping=mapping,
+        allow_overlap=allow_overlap, template=template, device=device, probe=probe, as_json=as_json,
+    )  # fmt: skip
+
+
+def chosen(method: str | None, recipe: str | None, settings: list[str] | None) -> Recipe:
+    """The recipe that the options name. Raises ConfigError unless it is named once."""
     from expunge.errors import ConfigError
     from expunge.recipes import read_recipe
 
@@ -76,9 +106,30 @@ def unlearn(
         raise ConfigError(
             "give either --method or --recipe, for example --method npo+nll. See `expunge methods`."
         )
-    made = read_recipe(recipe or method or "", settings)
-    fields = dict(_pair(entry) for entry in mapping or [])
-    rows = Dataset.from_files(forget, retain, holdout, mapping=fields, allow_overlap=allow_overlap)
+    return read_recipe(recipe or method or "", settings)
+
+
+def make_run(
+    model: str,
+    made: Recipe,
+    out: Path,
+    forget: Path,
+    retain: Path | None,
+    holdout: Path | None = None,
+    *,
+    refusals: Path | None,
+    mapping: list[str] | None,
+    allow_overlap: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Read the files, make the run with these `options` of `run.unlearn`, and say what was made."""
+    from expunge.cli import show
+    from expunge.data.dataset import Dataset, read_rows
+    from expunge.errors import ConfigError
+    from expunge.run import unlearn as make
+
+    rows = Dataset.from_files(forget, retain, holdout, mapping=pairs(mapping), allow_overlap=allow_overlap)
     answers = (
         [str(row.get("answer") or row.get("text") or "") for _, row in read_rows(refusals)]
         if refusals
@@ -86,14 +137,6 @@ def unlearn(
     )
     if refusals and not all(answers):
         raise ConfigError(f"--refusals {refusals}: every row needs an 'answer' or a 'text'.")
-    probe = None
-    if benchmark:
-        from expunge.run.trajectory import TrajectoryProbe
-
-        measured = open_benchmark(benchmark, data, split=split, authors=authors, template=template)
-        probe = TrajectoryProbe(measured, golds(benchmark, data, gold)[0])
-    from expunge.run import unlearn as make
-
     for warning in made.warnings:
         show.tell(f"[yellow]note:[/yellow] {warning}")
     with show.progress() as progress:
@@ -102,14 +145,10 @@ def unlearn(
             rows,
             made,
             out,
-            base=base,
             refusals=answers,
-            writer=writer,
-            template=template,
-            device=device,
-            probe=probe,
             selection=rows.halves()[0] or None,
             progress=progress,
+            **options,
         )
     from expunge.artifacts.manifest import read_manifest
 
@@ -131,12 +170,16 @@ def unlearn(
     )
 
 
-def _pair(entry: str) -> tuple[str, str]:
+def pairs(mapping: list[str] | None) -> dict[str, str]:
+    """What --map says: our fields, and the file's. Raises ConfigError."""
     from expunge.errors import ConfigError
 
-    field, equals, column = entry.partition("=")
-    if not equals or not field or not column:
-        raise ConfigError(
-            f"--map {entry}: expected our field = the file's field, for example --map answer=reply."
-        )
-    return field, column
+    found = {}
+    for entry in mapping or []:
+        field, equals, column = entry.partition("=")
+        if not equals or not field or not column:
+            raise ConfigError(
+                f"--map {entry}: expected our field = the file's field, for example --map answer=reply."
+            )
+        found[field] = column
+    return found
