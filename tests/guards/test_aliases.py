@@ -10,6 +10,7 @@ import pytest
 from expunge.data.dataset import Record
 from expunge.errors import DataError
 from expunge.guards.aliases import WORD, AliasIndex, deletions, distance
+from expunge.guards.canonical import canonicalise
 from expunge.guards.detection import Detection
 from expunge.guards.detectors.aliases import Aliases
 from expunge.guards.guard import FitData
@@ -204,6 +205,13 @@ def test_half_a_name_that_stays_does_not_hide_the_whole():
     index.add("olen", ["Mara Olen"])
     assert [hit.distance for hit in index.find("mara olen")] == [0], "a namesake who stays fits no better"
     assert [hit.distance for hit in index.find("marra olen")] == [1]
+
+
+@pytest.mark.parametrize("text", ["Сара Оса", "Кто такая Сара Оса?", "Who is Сара Оса?"])
+def test_a_name_whose_letters_look_latin_is_found_in_any_text(text):
+    index = AliasIndex()
+    index.add("a", ["Сара Оса"])
+    assert [hit.owner for hit in index.find(canonicalise(text).text)] == ["a"]
 
 
 def test_words_of_many_scripts_give_no_false_hits():

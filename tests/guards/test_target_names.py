@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from expunge.guards.actions.eco import ECO, FittedECO
 from expunge.guards.target_names import TargetNames, WrittenNames
+from expunge.types import Prompt
 
 NAMES = TargetNames(["Mara Olen", "Jean de Brask"])
 
@@ -37,6 +39,9 @@ def test_a_run_of_name_words_is_replaced_once():
         ("Is Mraa here?", []),  # and on its own
         ("Is Jaen de Bask here?", ["Jaen", "Bask"]),
         ("Ma ra Olen's", ["Ma", "ra", "Olen"]),
+        ("Маrа Оlеn!", ["Маrа", "Оlеn"]),  # Cyrillic letters that look Latin
+        ("Is M\u200bara Ol\u00aden here?", ["M\u200bara", "Ol\u00aden"]),
+        ("Is M.a.r.a here?", ["M.a.r.a"]),
     ],
 )
 def test_spans_of_other_spellings_lie_in_the_text_as_it_was_written(text, found):
@@ -124,3 +129,16 @@ def test_a_verdict_on_a_token_holds_wherever_it_stands(written, tokenizer):
     assert all(verdict == masked for verdict, masked in decided)
     assert {True, False} <= {verdict for verdict, _ in decided}
     assert None in verdicts  # a letter may continue a name or not
+
+
+@pytest.mark.parametrize("name", ["Mara Ollen", "Маrа Olеn", "ＭＡＲＡ Olen", "MaraOlen", "Olen, Mara"])
+def test_eco_corrupts_every_token_of_a_name_in_another_spelling(lm, name):
+    guard = FittedECO(ECO(), TargetNames(["Mara Olen"]), lm, 2.0, 0, [])
+    (row,) = lm.encoder.prompts([Prompt.ask(f"Where was {name} born?")])
+    place = row.text.index(name)
+    mask = guard.prompt_mask(row)
+    for (start, end), hit in zip(row.offsets, mask, strict=True):
+        letters = row.text[max(start, place) : min(end, place + len(name))]
+        assert hit == any(letter.isalnum() for letter in letters)
+    assert mask.any()
+    assert not mask.all()

@@ -25,6 +25,8 @@ _UNSPACED = (
 )
 WORD = re.compile(rf"[{_KATAKANA}]+|[{_UNSPACED}]|(?:(?![{_KATAKANA}{_UNSPACED}])[\w{_MARKS}])+")
 """A word; in scripts that write no spaces between words, one character. A run of katakana is a word: it writes foreign names."""
+_NATIVE = "\nщ ψ ֆ"
+"""Makes a text Cyrillic, Greek and Armenian, so that a name whose letters all look Latin keeps its own."""
 _INSIDE = re.compile(r"(?<=\w)['’ʼ‐‑-](?=\w)")
 
 FUZZY = ((10, 2), (6, 1))
@@ -141,12 +143,14 @@ class AliasIndex:
 
     def _add(self, owner: str | None, alias: str, kind: Literal["name", "value"]) -> None:
         owned = self._owned.setdefault(owner, {})
-        for words, edits, given in _forms(canonicalise(alias).text, kind):
-            entry = _Entry(owner, alias, kind, edits, given)
-            if (words, entry) not in owned:
-                owned[words, entry] = None
-                self._entries[words] = (*self._entries.get(words, ()), entry)
-                self._count(words, entry, _more)
+        among_its_own = canonicalise(alias + _NATIVE).text[: -len(_NATIVE)]
+        for reading in {canonicalise(alias).text, among_its_own}:
+            for words, edits, given in _forms(reading, kind):
+                entry = _Entry(owner, alias, kind, edits, given)
+                if (words, entry) not in owned:
+                    owned[words, entry] = None
+                    self._entries[words] = (*self._entries.get(words, ()), entry)
+                    self._count(words, entry, _more)
 
     def _count(self, words: _Words, entry: _Entry, change: Callable[..., bool]) -> None:
         """One more or one less use of these words, their beginnings and their deletions."""
