@@ -7,7 +7,6 @@ import pytest
 
 from expunge.errors import DataError
 from expunge.guards.detection import Detection, pieces, windows
-from expunge.guards.detectors.names import Names
 from expunge.guards.detectors.ngram import Ngram, namesakes, ngrams
 from expunge.types import Seed
 from tests.guards.cases import OTHERS, TARGETS, fit_data
@@ -70,16 +69,9 @@ def test_the_state_is_plain_json_and_gives_the_detector_back(detection):
 
 def test_without_retain_rows_it_says_what_to_do():
     with pytest.raises(
-        DataError, match=r"Give --retain rows, or detect by name alone: --set detector.name=names"
+        DataError, match=r"Give --retain rows, or detect by name alone: --set detector.name=aliases"
     ):
         Detection.fit(Ngram(), None, fit_data(retain=[]))
-
-
-def test_the_names_detector_needs_names_and_finds_them_whole():
-    with pytest.raises(DataError, match="has no name to look for"):
-        Detection.fit(Names(), None, fit_data(names=[]))
-    found = Detection.fit(Names(), None, fit_data([], [], ["Mara Olen"]))
-    assert found.flags(["Who is mara olen?", "Who is Mara Brask?"]) == [True, False]
 
 
 def test_a_turn_is_read_alone_as_well(detection):

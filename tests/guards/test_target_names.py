@@ -1,9 +1,13 @@
 """Where names stand in a text, and which tokens of written text belong to them."""
 
+import re
+
 import numpy as np
 import pytest
 
+from expunge.guards.actions.eco import ECO, FittedECO
 from expunge.guards.target_names import TargetNames, WrittenNames
+from expunge.types import Prompt
 
 NAMES = TargetNames(["Mara Olen", "Jean de Brask"])
 
@@ -23,6 +27,56 @@ def test_a_run_of_name_words_is_replaced_once():
     assert NAMES.replace("Where was Mara Olen born?", "somebody") == "Where was somebody born?"
     assert NAMES.replace("Mara met Brask.", "X") == "X met X."
     assert NAMES.replace("Nobody here.", "X") == "Nobody here."
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Was ＭＡＲＡ here?", ["ＭＡＲＡ"]),
+        ("Was Olen, Mara here?", ["Olen", "Mara"]),
+        ("Is MaraOlen here?", ["MaraOlen"]),
+        ("Is Mraa Olen here?", ["Mraa", "Olen"]),  # a short word with a typo, beside the rest of the name
+        ("Is Mraa here?", []),  # and on its own
+        ("Is Jaen de Bask here?", ["Jaen", "Bask"]),
+        ("Ma ra Olen's", ["Ma", "ra", "Olen"]),
+        ("Маrа Оlеn!", ["Маrа", "Оlеn"]),  # Cyrillic letters that look Latin
+        ("Is M\u200bara Ol\u00aden here?", ["M\u200bara", "Ol\u00aden"]),
+        ("Is M.a.r.a here?", ["M.a.r.a"]),
+    ],
+)
+def test_spans_of_other_spellings_lie_in_the_text_as_it_was_written(text, found):
+    assert [text[a:b] for a, b in NAMES.spans(text)] == found
+
+
+def test_a_long_word_on_its_own_may_have_one_typo_and_a_short_one_none():
+    names = TargetNames(["Kesto Sandor", "Ulda Alexandropoulos"])
+    text = "Sandro, Sndor and Sandors, but no Sadnro of Ketso; alexandropuolos"
+    assert [text[a:b] for a, b in names.spans(text)] == ["Sandro", "Sndor", "Sandors", "alexandropuolos"]
+    assert names.spans("alxandropolous") == [], "two typos need the whole name"
+    assert names.replace("Was Sandro of Ｓandor born?", "X") == "Was X of X born?"
+
+
+def test_names_in_scripts_without_spaces_are_found_within_a_line():
+    names = TargetNames(["斯蒂芬"])
+    text = "谁是斯蒂芬？"
+    assert "".join(text[a:b] for a, b in names.spans(text)) == "斯蒂芬"
+    assert names.mentions(text)
+    assert not names.mentions("谁是蒂芬？")
+
+
+def test_whole_names_are_mentioned_in_other_spellings():
+    assert NAMES.mentions("Was ＭＡＲＡ Ollen here?")
+    assert NAMES.mentions("Olen, Mara")
+    assert not NAMES.mentions("Mora Ollen")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Mara met Brask, de Olen.", "MARA-Olen's", "Who is nobody?", "", "jean_de Brask", "Marathon of olen"],
+)
+def test_plain_text_has_the_plain_words(text):
+    plain = [m.span() for m in re.finditer(r"\w+", text) if m.group().casefold() in NAMES.words]
+    assert NAMES.spans(text) == plain
 
 
 @pytest.fixture
@@ -75,3 +129,16 @@ def test_a_verdict_on_a_token_holds_wherever_it_stands(written, tokenizer):
     assert all(verdict == masked for verdict, masked in decided)
     assert {True, False} <= {verdict for verdict, _ in decided}
     assert None in verdicts  # a letter may continue a name or not
+
+
+@pytest.mark.parametrize("name", ["Mara Ollen", "Маrа Olеn", "ＭＡＲＡ Olen", "MaraOlen", "Olen, Mara"])
+def test_eco_corrupts_every_token_of_a_name_in_another_spelling(lm, name):
+    guard = FittedECO(ECO(), TargetNames(["Mara Olen"]), lm, 2.0, 0, [])
+    (row,) = lm.encoder.prompts([Prompt.ask(f"Where was {name} born?")])
+    place = row.text.index(name)
+    mask = guard.prompt_mask(row)
+    for (start, end), hit in zip(row.offsets, mask, strict=True):
+        letters = row.text[max(start, place) : min(end, place + len(name))]
+        assert hit == any(letter.isalnum() for letter in letters)
+    assert mask.any()
+    assert not mask.all()

@@ -41,7 +41,7 @@ def logprobs(model):
         ("retrain", {"train": TRAIN}, "weights", "exact"),
         ("eco", {"action": {"strength": 4.0}, "detector": {"alpha": 0.2}}, "guard", "suppression"),
         ("refuse", {"detector": {"alpha": 0.2}}, "guard", "suppression"),
-        ("neutral", {"detector": {"name": "names"}}, "guard", "suppression"),
+        ("neutral", {"detector": {"name": "aliases"}}, "guard", "suppression"),
     ],
 )
 def test_every_kind_of_artifact_is_made_and_loads_back_to_the_same_model(
@@ -76,7 +76,7 @@ def test_the_same_inputs_are_never_computed_twice(model_folder, tmp_path):
 
 def test_guards_refuse_another_model_than_they_were_fitted_for(model_folder, tmp_path):
     model = shutil.copytree(model_folder, tmp_path / "model")
-    out = unlearn(model, DATA, recipe("refuse", detector={"name": "names"}), tmp_path / "run", device="cpu")
+    out = unlearn(model, DATA, recipe("refuse", detector={"name": "aliases"}), tmp_path / "run", device="cpu")
     from safetensors.torch import load_file, save_file
 
     weights = load_file(model / "model.safetensors")
@@ -97,7 +97,7 @@ def test_the_weights_behind_a_guard_are_unchanged(model_folder, tmp_path):
     out = unlearn(
         model_folder,
         DATA,
-        recipe("eco", action={"strength": 4.0}, detector={"name": "names"}),
+        recipe("eco", action={"strength": 4.0}, detector={"name": "aliases"}),
         tmp_path / "run",
         device="cpu",
     )
@@ -111,7 +111,7 @@ def test_unflagged_prompts_of_a_loaded_guard_are_bit_identical(model_folder, tmp
     out = unlearn(
         model_folder,
         DATA,
-        recipe("eco", action={"strength": 4.0}, detector={"name": "names"}),
+        recipe("eco", action={"strength": 4.0}, detector={"name": "aliases"}),
         tmp_path / "run",
         device="cpu",
     )
@@ -126,7 +126,7 @@ def test_a_refusal_has_one_answer_and_says_so(model_folder, tmp_path):
     out = unlearn(
         model_folder,
         DATA,
-        recipe("refuse", action={"text": "No."}, detector={"name": "names"}),
+        recipe("refuse", action={"text": "No."}, detector={"name": "aliases"}),
         tmp_path / "run",
         device="cpu",
     )
@@ -140,7 +140,7 @@ def test_a_refusal_has_one_answer_and_says_so(model_folder, tmp_path):
 
 def test_a_neutral_prompt_names_nobody(model_folder, tmp_path):
     out = unlearn(
-        model_folder, DATA, recipe("neutral", detector={"name": "names"}), tmp_path / "run", device="cpu"
+        model_folder, DATA, recipe("neutral", detector={"name": "aliases"}), tmp_path / "run", device="cpu"
     )
     guarded, plain = load(out), load(model_folder)
     (found,) = guarded.score(
@@ -157,7 +157,7 @@ def test_a_guard_for_a_bare_name_needs_no_pairs(model_folder, tmp_path):
     out = unlearn(
         model_folder,
         data,
-        recipe("eco", action={"strength": 4.0}, detector={"name": "names"}),
+        recipe("eco", action={"strength": 4.0}, detector={"name": "aliases"}),
         tmp_path / "run",
         device="cpu",
     )
@@ -177,7 +177,7 @@ def test_a_guard_for_a_bare_name_needs_no_pairs(model_folder, tmp_path):
         ),
         ("retrain", DATA, ConfigError, "Give it with --base"),
         (
-            "eco+names",
+            "eco+aliases",
             Dataset(tuple(Record(r.id, r.question.lower(), r.answer) for r in FORGET), RETAIN),
             DataError,
             "Add a 'subject'",

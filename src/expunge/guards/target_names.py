@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
+
+from expunge.guards.aliases import WORD, AliasIndex, Hit
+from expunge.guards.canonical import canonicalise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,8 +43,11 @@ _LITTLE = frozenset(
 )
 
 
+_NAMES, _WORDS = "names", "words"
+
+
 class TargetNames:
-    """Names and aliases of one removal request. Capitals do not matter."""
+    """Names and aliases of one removal request. Capitals do not matter, nor do look-alike letters and small typos."""
 
     def __init__(self, names: Iterable[str]):
         self.names = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
@@ -50,25 +56,40 @@ class TargetNames:
             word for words in parts for word in words if word not in _LITTLE or len(words) == 1
         )
         """The words that are corrupted or replaced, each on its own: a surname alone still means its bearer."""
-        self._whole = frozenset(tuple(words) for words in parts)
-        self._longest = max((len(words) for words in self._whole), default=0)
 
     def __bool__(self) -> bool:
         return bool(self.words)
 
     def mentions(self, text: str) -> bool:
-        """Whether a whole name or alias stands in the text."""
-        words = _WORD.findall(text.casefold())
-        lengths = {len(name) for name in self._whole}
+        """Whether a whole name or alias stands in the text, in whatever spelling."""
+        canonical = canonicalise(text)
         return any(
-            tuple(words[i : i + length]) in self._whole
-            for length in lengths
-            for i in range(len(words) - length + 1)
+            hit.owner == _NAMES
+            for view in (canonical.text, *canonical.views)
+            for hit in self._index.find(view)
         )
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Character spans of every word of a name."""
-        return [match.span() for match in _WORD.finditer(text) if match.group().casefold() in self.words]
+        """Character spans of every word of a name, in whatever spelling; a word on its own may have one typo."""
+        found = [match.span() for match in _WORD.finditer(text) if match.group().casefold() in self.words]
+        canonical = canonicalise(text)
+        for hit in self._index.find(canonical.text):
+            if hit.owner == _NAMES or hit.distance <= 1:
+                found += [canonical.original(*span) for span in self._parts(canonical.text, hit)]
+        return _merged(found)
+
+    def _parts(self, text: str, hit: Hit) -> Iterator[tuple[int, int]]:
+        for match in WORD.finditer(text, hit.start, hit.end):
+            if match.group() not in _LITTLE or hit.owner == _WORDS:
+                yield match.span()
+
+    @cached_property
+    def _index(self) -> AliasIndex:
+        """The whole names, and each of their words on its own."""
+        index = AliasIndex()
+        index.add(_NAMES, self.names)
+        index.add(_WORDS, sorted(self.words))
+        return index
 
     def replace(self, text: str, placeholder: str) -> str:
         """The text with each run of name words replaced by one placeholder."""
@@ -80,6 +101,17 @@ class TargetNames:
                 found += between + placeholder
             end = stop
         return found + text[end:]
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """In order, those that overlap as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if found and start < found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
 
 
 class WrittenNames:

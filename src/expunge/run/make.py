@@ -207,7 +207,7 @@ def refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
     if trains and all(record.shape == "subject" for record in data.forget):
         raise DataError(
             f"method '{recipe.method}' trains on what is to be forgotten, and the forget rows only name it ('subject').\n"
-            "Give question-answer pairs or texts, or use what works on names: a guard (--method eco --set detector.name=names) or the edit rocr."
+            "Give question-answer pairs or texts, or use what works on names: a guard (--method eco --set detector.name=aliases) or the edit rocr."
         )
     if "pairs" in recipe.needs:
         bad = next((record for record in data.forget if record.shape == "text"), None)

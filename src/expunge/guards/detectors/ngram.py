@@ -46,7 +46,7 @@ class Ngram(DetectorSettings):
         if not forget or not retain:
             raise DataError(
                 "the n-gram detector learns from forget prompts and retain prompts, and one of them is missing.\n"
-                "Give --retain rows, or detect by name alone: --set detector.name=names"
+                "Give --retain rows, or detect by name alone: --set detector.name=aliases"
             )
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
