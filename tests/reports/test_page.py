@@ -6,7 +6,7 @@ from expunge.benchmarks.pocket import Pocket
 from expunge.data.dataset import Dataset
 from expunge.guards.calibration import calibrate, fixed_threshold
 from expunge.recipes import recipe
-from expunge.reports.page import calibration_sentence
+from expunge.reports.words import calibration_sentence
 from expunge.run import evaluate, report, unlearn
 
 
@@ -36,8 +36,8 @@ def test_a_fixed_threshold_promises_nothing_and_missing_rows_have_no_interval():
 @pytest.mark.parametrize(
     ("detector", "retain", "says"),
     [
-        ("names", True, "a fixed threshold, which promises no rate"),
-        ("names", False, "missed 0 of 20 forget prompts"),
+        ("aliases", True, "a fixed threshold, which promises no rate"),
+        ("aliases", False, "missed 0 of 20 forget prompts"),
         ("ngram", True, "promises a rate of"),
     ],
 )

@@ -58,7 +58,8 @@ def fit(
 @app.command("show")
 def show_guard(run: Run, as_json: Json = False) -> None:
     """What is in a guard: detector, action, what they promise, and how private the folder is. No model is loaded."""
-    from expunge.cli.show import calibration_line, output, print_json
+    from expunge.cli.show import output, print_json
+    from expunge.reports.words import calibration_sentence
 
     facts = guard_facts(run)
     if as_json:
@@ -72,13 +73,9 @@ def show_guard(run: Run, as_json: Json = False) -> None:
         *(
             f"  part {_with_settings(part, 'alpha', 'calibration_share')}" for part in detector["parts"]
         ),  # the whole is calibrated, not the parts
-        f"  {calibration_line(detector['calibration']).removeprefix('Detector: ')}",
+        f"  {calibration_sentence(detector['calibration']).removeprefix('Detector: ')}",
         f"Action: {_with_settings(action)}",
     ]
-    if detector["calibration"]["both_hold"] is False:
-        lines.insert(
-            -1, "  One threshold cannot keep both promises here: misses are held, false alarms are not."
-        )
     if action["strength"]:
         lines.append(f"  strength {action['strength']:g}")
     if facts["names_found_in_text"]:

@@ -99,14 +99,3 @@ def _finite(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def calibration_line(calibration: dict[str, Any]) -> str:
-    """What a guard's detector promises, on how many prompts, or that it promises nothing."""
-    counts = (
-        f"{calibration['forget_rows']} forget and {calibration['retain_rows']} retain prompts "
-        f"(missed {calibration['missed']}, false alarms {calibration['false_alarms']})"
-    )
-    if calibration["alpha"] is None:
-        return f"Detector: a fixed threshold, which promises no rate; on {counts}."
-    return f"Detector: promises a rate of {calibration['alpha']:g} for misses and for false alarms, calibrated on {counts}."

@@ -164,7 +164,9 @@ def make_run(
             f"No subject was given; names found in the text: {', '.join(manifest['names_found_in_text'])}"
         )
     if calibration := (manifest.get("guard") or {}).get("calibration"):
-        show.output.print(show.calibration_line(calibration))
+        from expunge.reports.words import calibration_sentence
+
+        show.output.print(calibration_sentence(calibration))
     show.output.print(
         f"Next:  expunge evaluate {folder} --benchmark ... --gold RETRAINED_MODEL", markup=False
     )

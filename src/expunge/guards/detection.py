@@ -10,7 +10,7 @@ from pydantic import Field
 
 from expunge import catalog
 from expunge.config import Settings
-from expunge.errors import DataError
+from expunge.errors import DataError, ModelError
 from expunge.guards.calibration import Calibration, calibrate, fixed_threshold
 from expunge.guards.canonical import canonicalise
 from expunge.recipes import catalog_name
@@ -26,6 +26,7 @@ class DetectorSettings(Settings):
     """What every detector's settings are built on. A detector file defines one such class, and `Fitted` + its name beside it."""
 
     claim: ClassVar = "suppression"
+    needs: ClassVar[frozenset[str]] = frozenset()
     raw: ClassVar[bool] = False
     """Whether it reads the text as it was written, as a model does, instead of its canonical form."""
     learns: ClassVar[bool] = True
@@ -39,9 +40,17 @@ class DetectorSettings(Settings):
     calibration_share: float = Field(1 / 3, gt=0, lt=1)
     """Share of the rows of each class that are kept for calibration and never learnt from."""
 
-    def fit(self, model: LanguageModel, data: FitData) -> Fitted:
+    def fit(self, model: Any, data: FitData) -> Fitted:
         """Learn from the rows. Raises DataError or ConfigError where it cannot."""
         raise NotImplementedError
+
+    def refuse_endpoint(self, model: LanguageModel) -> None:
+        """Raises ModelError for a detector that looks into the model, before an endpoint that only answers."""
+        if "weights" in self.needs and "weights" not in model.capabilities:
+            raise ModelError(
+                f"detector '{catalog_name(self)}' looks into the model, and an endpoint only answers. Give the model itself, "
+                "or take a detector that reads the prompt: aliases, ngram, neighbour or classifier."
+            )
 
 
 class Fitted(Protocol):

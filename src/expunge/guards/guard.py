@@ -95,11 +95,12 @@ class Guard:
     @classmethod
     def fit(cls, model: LanguageModel, data: FitData, recipe: Recipe) -> Guard:
         """Fit detector and action. Raises ModelError where the action needs weights and the model is an endpoint."""
-        if "weights" in recipe.needs and "weights" not in model.capabilities:
+        if "weights" in recipe.axes["action"].needs and "weights" not in model.capabilities:
             raise ModelError(
                 f"method '{recipe.method}' works inside the model, and an endpoint only answers. Give the model itself, "
                 "or take a guard that works on text, such as alu, icul, guard_prompt, redact or refuse."
             )
+        recipe.axes["detector"].refuse_endpoint(model)
         detection = Detection.fit(recipe.axes["detector"], model, data)
         return cls(model, detection, recipe.axes["action"].fit(model, data), recipe)
 

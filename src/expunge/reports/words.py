@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from expunge.reports.view import RunView
 
 COLUMNS = (
@@ -154,4 +156,27 @@ def number(figure: dict | None, *, interval: bool = False) -> str:
         f"{text} [{figure['low']:.2f}, {figure['high']:.2f}]"
         if interval and figure["low"] is not None
         else text
+    )
+
+
+def calibration_sentence(calibration: dict[str, Any]) -> str:
+    """What a guard's detector promises and on what it was counted, or that it promises nothing."""
+    counts = []
+    for what, rows, wrong in (("forget", "forget_rows", "missed"), ("retain", "retain_rows", "false_alarms")):
+        if calibration[rows]:
+            high = calibration["miss_interval" if what == "forget" else "false_alarm_interval"][1]
+            counts.append(
+                f"{wrong.replace('_', ' ')} {calibration[wrong]} of {calibration[rows]} {what} prompts (95 % up to {high:.3f})"
+            )
+    counted = ", ".join(counts) or "there were no prompts to count on"
+    if calibration["alpha"] is None:
+        return f"Detector: a fixed threshold, which promises no rate. On the prompts given: {counted}."
+    broken = (
+        ""
+        if calibration["both_hold"]
+        else " One threshold cannot keep both promises here: misses are held, false alarms are not."
+    )
+    return (
+        f"Detector: promises a rate of {calibration['alpha']:g} for misses and for false alarms. On prompts that it was not trained on: "
+        f"{counted}.{broken} The promise is for prompts like these, not for an attacker's."
     )

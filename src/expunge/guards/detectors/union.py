@@ -59,6 +59,7 @@ class Union(DetectorSettings):
         learnt = replace(learnt, forget=data.forget)
         parts = {}
         for name, part in chosen.items():
+            part.refuse_endpoint(model)
             fitted = part.fit(model, learnt)
             at_work = Detection.uncalibrated(part, fitted)
             parts[name] = Scaled(at_work, *_scale(at_work, data.forget_prompts, scale.retain_prompts))
