@@ -4,13 +4,13 @@ weights still hold.
     python benchmarks/ladder.py [--seeds 0 1 2] [--noise 8]
 
 Every prompt counts as in scope, so no detector plays a part. Figures are those of the reporting half; σ is found on the other one.
-Rows with noise are medians over its draws, with the least and the largest. Markdown, as docs/guards.md has it.
+Markdown, as docs/guards.md has it.
 """
 
 import argparse
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ KINDS = {
 }
 FIXED = ("zero", "sign flip")
 SAMPLES = 10
+COLUMNS = ("accuracy", "probability", "sampled", "prefill", "D", "p")
 
 
 def nothing(part, method, *rows, **settings):
@@ -110,22 +111,24 @@ def row_of(model, bench, gold_records=None):
     return found, records
 
 
-def show(name, mask, rows, digits=2):
+Draws = list[dict[str, float]]
+"""Of one row of the table in one world: one entry a draw of the noise."""
+
+
+def line(name: str, mask: str, worlds: Sequence[Draws]) -> str:
+    """Median over the worlds of the median over draws; in brackets the least and the largest of all draws."""
     cells = []
-    for column in ("accuracy", "probability", "sampled", "prefill", "D", "p"):
-        values = [float(row[column]) for row in rows if column in row]
-        if not values:
+    for column in COLUMNS:
+        found = [[float(draw[column]) for draw in draws if column in draw] for draws in worlds]
+        if not all(found):
             cells.append("–")
             continue
-        text = (
-            f"{statistics.median(values):.{digits}g}"
-            if column == "p"
-            else f"{statistics.median(values):.{digits}f}"
-        )
-        if len(values) > 1 and max(values) - min(values) > 10**-digits and column != "p":
-            text += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"
-        cells.append(text)
-    print(f"| {name} | {mask} | " + " | ".join(cells) + " |", flush=True)
+        middle = statistics.median(statistics.median(values) for values in found)
+        low, high = min(map(min, found)), max(map(max, found))
+        form = "{:.1e}" if column == "p" and middle < 0.01 else "{:.2f}"
+        spread = f" ({low:.2f} to {high:.2f})" if column != "p" and high - low >= 0.005 else ""
+        cells.append(form.format(middle) + spread)
+    return f"| {name} | {mask} | " + " | ".join(cells) + " |"
 
 
 def weights_still_hold(lm, bench):
@@ -155,45 +158,56 @@ def main() -> None:
     parser.add_argument("--noise", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    table: dict[tuple[str, str], list[Draws]] = {}
+    notes = []
     for seed in options.seeds:
-        world = build_pocket(seed=seed, tell=lambda text: print(text, file=sys.stderr))
-        bench = Pocket.open(world)
-        data = bench.dataset()
-        target, gold, floor = (
-            load(world / who, template="qa", device="cpu") for who in ("target", "gold", "gold2")
+        world = build_pocket(seed=seed, tell=tell)
+        for key, draws in rungs(world, options.noise):
+            table.setdefault(key, []).append(draws)
+            tell(f"world {seed}: {line(*key, [draws])}")
+        target = load(world / "target", template="qa", device="cpu")
+        shares = ", ".join(f"{share:.2f}" for share in weights_still_hold(target, Pocket.open(world)))
+        notes.append(
+            f"World {seed}: weights {model_hash(world / 'target')[:12]}, those of the target; facts that clean prompts bring out of them after each block (logit lens): {shares}."
         )
-        print(f"\nWorld {seed}\n")
-        print(
-            "| corruption | tokens | accuracy | probability | sampled (any of 10) | prefill | KS D | KS p |"
-        )
-        print("|---|---|---|---|---|---|---|---|")
-        gold_row, gold_records = row_of(Gated(gold), bench)
-        show("none: gold", "", [gold_row])
-        show("none: second gold", "", [row_of(Gated(floor), bench, gold_records)[0]])
-        show("none: target", "", [row_of(Gated(target), bench, gold_records)[0]])
-        names = TargetNames(data.subjects)
-        written = WrittenNames(names, target.tokenizer)
-        rows = [Record.from_probe(probe) for probe in bench.of_half("select").forget_probes()]
-        place = Place(Path(), load)
-        found = ECO().fit(target, FitData(rows, [], data.subjects, rows, 0, place, nothing)).strength
-        for mask, (tokens, everywhere) in MASKS.items():
-            for name, settings in KINDS.items():
-                eco = ECO(tokens=tokens, **settings)
-                made = FittedECO if everywhere else PromptOnly
-                draws = 1 if name in FIXED else options.noise
-                rows = [
-                    row_of(Gated(target, made(eco, names, target, eco.strength or found, Seed(n).child("ladder").number, [], written)), bench, gold_records)[0]
-                    for n in range(draws)
-                ]  # fmt: skip
-                show(name, mask, rows)
-        print(
-            f"\nσ found: {found:.2f} rms. Weights behind the guard: {model_hash(world / 'target')[:12]}, those of the target, unchanged."
-        )
-        shares = weights_still_hold(target, bench)
-        print(
-            "Facts that clean prompts still bring out of them, by block (logit lens): "
-            + ", ".join(f"{share:.2f}" for share in shares)
-        )
+    print("| corruption | tokens | accuracy | probability | sampled, any of 10 | prefill | KS D | KS p |")
+    print("|---|---|---|---|---|---|---|---|")
+    for key, worlds in table.items():
+        print(line(*key, worlds))
+    print("", *notes, sep="\n")
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def rungs(world: Path, noise: int) -> Iterator[tuple[tuple[str, str], Draws]]:
+    """Each row of the table, in one world."""
+    bench = Pocket.open(world)
+    data = bench.dataset()
+    target, gold, floor = (
+        load(world / who, template="qa", device="cpu") for who in ("target", "gold", "gold2")
+    )
+    row, gold_records = row_of(Gated(gold), bench)
+    yield ("none: gold", ""), [row]
+    yield ("none: second gold", ""), [row_of(Gated(floor), bench, gold_records)[0]]
+    yield ("none: target", ""), [row_of(Gated(target), bench, gold_records)[0]]
+    names = TargetNames(data.subjects)
+    written = WrittenNames(names, target.tokenizer)
+    rows = [Record.from_probe(probe) for probe in bench.of_half("select").forget_probes()]
+    found = (
+        ECO().fit(target, FitData(rows, [], data.subjects, rows, 0, Place(Path(), load), nothing)).strength
+    )
+    for mask, (tokens, everywhere) in MASKS.items():
+        for name, settings in KINDS.items():
+            eco = ECO(tokens=tokens, **settings)
+            made = FittedECO if everywhere else PromptOnly
+            draws = []
+            for n in range(1 if name in FIXED else noise):
+                seed = Seed(n).child("ladder").number
+                action = made(eco, names, target, eco.strength or found, seed, [], written)
+                draws.append(row_of(Gated(target, action), bench, gold_records)[0])
+            yield (name, mask), draws
 
 
 if __name__ == "__main__":
