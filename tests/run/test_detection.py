@@ -11,7 +11,7 @@ from expunge.data.dataset import Dataset, Record
 from expunge.data.pocket.world import SIZES
 from expunge.guards.calibration import fixed_threshold
 from expunge.guards.detection import Detection
-from expunge.guards.detectors.names import FittedNames, Names
+from expunge.guards.detectors.aliases import Aliases, FittedAliases, Watched
 from expunge.guards.detectors.union import FittedUnion, Scaled, Union
 from expunge.run.detection import FORGET, RETAIN, Counted, decisions, detector_table
 from tests.guards.cases import ASKED, OTHERS, TARGETS
@@ -141,17 +141,17 @@ def test_a_decision_says_which_part_saw_the_prompt():
             return np.array([np.nan if "?" in text else 0.0 for text in texts])
 
     parts = {
-        "names": Scaled(Detection.uncalibrated(Names(), FittedNames(["Mara Olen"])), 0.0, 1.0),
-        "doubt": Scaled(Detection(Names(), Doubt(), fixed_threshold(0.5)), 0.0, 1.0),
+        "aliases": Scaled(Detection.uncalibrated(Aliases(), FittedAliases(Watched(["Mara Olen"]))), 0.0, 1.0),
+        "doubt": Scaled(Detection(Aliases(), Doubt(), fixed_threshold(0.5)), 0.0, 1.0),
     }
     union = Detection(Union(), FittedUnion(parts), fixed_threshold(0.5))
     seen, unsure, out = decisions(union, ["About Mara Olen", "Who?", "Nobody"])
     assert (seen["score"], seen["in_scope"], seen["threshold"]) == (1.0, True, 0.5)
     assert seen["parts"] == {
-        "names": {"score": 1.0, "in_scope": True},
+        "aliases": {"score": 1.0, "in_scope": True},
         "doubt": {"score": 0.0, "in_scope": False},
     }
     assert (unsure["score"], unsure["in_scope"]) == (None, True)
     assert unsure["parts"]["doubt"] == {"score": None, "in_scope": True}
     assert not out["in_scope"]
-    assert decisions(parts["names"].detection, ["x"])[0]["parts"] == {}
+    assert decisions(parts["aliases"].detection, ["x"])[0]["parts"] == {}
