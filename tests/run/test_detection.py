@@ -70,12 +70,14 @@ def test_a_rate_comes_with_wilsons_interval_and_is_absent_without_prompts():
     assert (empty.rate, empty.interval, empty.describe()["interval"]) == (None, None, None)
 
 
-def test_whole_names_are_found_in_frames_and_not_when_misspelt():
-    detection = Detection.uncalibrated(Names(), FittedNames(TARGETS))
+def test_whole_names_are_found_in_frames_and_other_spellings_and_not_when_nobody_is_named():
+    detection = Detection.uncalibrated(Aliases(), FittedAliases(Watched(list(TARGETS))))
     found = by_kind(detector_table(detection, FILES))
     for name in ("as it is", "role", "few shot", "200 words around", "French", "pronoun in a second turn"):
         assert (found[name, FORGET].n, found[name, FORGET].wrong) == (15, 0), name
-    for name in ("typo", "reverse", "split over turns", "leet", "base64"):
+    for name in ("typo", "last name first", "run together", "spaced", "leet", "homoglyphs", "base64"):
+        assert (found[name, FORGET].n, found[name, FORGET].wrong) == (15, 0), name
+    for name in ("reverse", "initial", "split over turns", "cyrillic"):
         assert (found[name, FORGET].n, found[name, FORGET].wrong) == (15, 15), name
     assert not any(counted.flagged for counted in found.values() if counted.rows != FORGET)
     assert found["as it is", RETAIN].n == 60
