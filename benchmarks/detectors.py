@@ -1,6 +1,6 @@
 """What every detector of the catalogue misses and flags wrongly, side by side, on worlds of the pocket benchmark.
 
-    python benchmarks/detectors.py [--seeds 0 1 2] [--detectors names ngram] [--size default] [--out runs/detectors]
+    python benchmarks/detectors.py [--seeds 0 1 2] [--detectors aliases ngram] [--size default] [--out runs/detectors]
 
 Each detector is fitted as `expunge guard fit` does it, with its default settings, in front of the world's target, and asked about the
 reporting half of the forget people. Counts of all seeds are added up. A detector that cannot be fitted is left out, with the

@@ -11,7 +11,7 @@ from expunge.data.dataset import Dataset, Record
 from expunge.data.pocket.world import SIZES
 from expunge.guards.calibration import fixed_threshold
 from expunge.guards.detection import Detection
-from expunge.guards.detectors.names import FittedNames, Names
+from expunge.guards.detectors.aliases import Aliases, FittedAliases, Watched
 from expunge.guards.detectors.union import FittedUnion, Scaled, Union
 from expunge.run.detection import FORGET, RETAIN, Counted, decisions, detector_table
 from tests.guards.cases import ASKED, OTHERS, TARGETS
@@ -70,12 +70,14 @@ def test_a_rate_comes_with_wilsons_interval_and_is_absent_without_prompts():
     assert (empty.rate, empty.interval, empty.describe()["interval"]) == (None, None, None)
 
 
-def test_whole_names_are_found_in_frames_and_not_when_misspelt():
-    detection = Detection.uncalibrated(Names(), FittedNames(TARGETS))
+def test_whole_names_are_found_in_frames_and_other_spellings_and_not_when_nobody_is_named():
+    detection = Detection.uncalibrated(Aliases(), FittedAliases(Watched(list(TARGETS))))
     found = by_kind(detector_table(detection, FILES))
     for name in ("as it is", "role", "few shot", "200 words around", "French", "pronoun in a second turn"):
         assert (found[name, FORGET].n, found[name, FORGET].wrong) == (15, 0), name
-    for name in ("typo", "reverse", "split over turns", "leet", "base64"):
+    for name in ("typo", "last name first", "run together", "spaced", "leet", "homoglyphs", "base64"):
+        assert (found[name, FORGET].n, found[name, FORGET].wrong) == (15, 0), name
+    for name in ("reverse", "initial", "split over turns", "cyrillic"):
         assert (found[name, FORGET].n, found[name, FORGET].wrong) == (15, 15), name
     assert not any(counted.flagged for counted in found.values() if counted.rows != FORGET)
     assert found["as it is", RETAIN].n == 60
@@ -141,17 +143,17 @@ def test_a_decision_says_which_part_saw_the_prompt():
             return np.array([np.nan if "?" in text else 0.0 for text in texts])
 
     parts = {
-        "names": Scaled(Detection.uncalibrated(Names(), FittedNames(["Mara Olen"])), 0.0, 1.0),
-        "doubt": Scaled(Detection(Names(), Doubt(), fixed_threshold(0.5)), 0.0, 1.0),
+        "aliases": Scaled(Detection.uncalibrated(Aliases(), FittedAliases(Watched(["Mara Olen"]))), 0.0, 1.0),
+        "doubt": Scaled(Detection(Aliases(), Doubt(), fixed_threshold(0.5)), 0.0, 1.0),
     }
     union = Detection(Union(), FittedUnion(parts), fixed_threshold(0.5))
     seen, unsure, out = decisions(union, ["About Mara Olen", "Who?", "Nobody"])
     assert (seen["score"], seen["in_scope"], seen["threshold"]) == (1.0, True, 0.5)
     assert seen["parts"] == {
-        "names": {"score": 1.0, "in_scope": True},
+        "aliases": {"score": 1.0, "in_scope": True},
         "doubt": {"score": 0.0, "in_scope": False},
     }
     assert (unsure["score"], unsure["in_scope"]) == (None, True)
     assert unsure["parts"]["doubt"] == {"score": None, "in_scope": True}
     assert not out["in_scope"]
-    assert decisions(parts["names"].detection, ["x"])[0]["parts"] == {}
+    assert decisions(parts["aliases"].detection, ["x"])[0]["parts"] == {}

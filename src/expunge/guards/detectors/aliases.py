@@ -19,7 +19,7 @@ away is flagged too; so is a common word one letter from a name of a single word
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -57,13 +57,13 @@ class Aliases(DetectorSettings):
 @dataclass(frozen=True)
 class Watched:
     names: list[str]
-    known: list[str]
+    known: list[str] = field(default_factory=list)
     """Of people who stay."""
-    values: dict[str, list[str]]
+    values: dict[str, list[str]] = field(default_factory=dict)
     """By subject."""
-    alone: list[str]
+    alone: list[str] = field(default_factory=list)
     """Values that count by themselves."""
-    shared: list[list[str]]
+    shared: list[list[str]] = field(default_factory=list)
     """Pairs of one subject's values that a retain subject has too."""
 
 

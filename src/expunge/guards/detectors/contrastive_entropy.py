@@ -75,7 +75,7 @@ class ContrastiveEntropy(DetectorSettings):
         if len(texts) < 3:  # Ledoit and Wolf's estimate does not shrink two at all
             raise DataError(
                 f"the contrastive_entropy detector learns where prompts lie from at least three of them, and {len(texts)} can be learnt from.\n"
-                "Give more forget rows, or detect by name: --set detector.name=names"
+                "Give more forget rows, or detect by name: --set detector.name=aliases"
             )
         reader = _train(self, texts, data) if self.encoder else _own_reader(self, model)
         return FittedContrastiveEntropy(

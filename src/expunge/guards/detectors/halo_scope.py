@@ -47,7 +47,7 @@ class HaloScope(DetectorSettings):
         if not data.can_calibrate:
             raise DataError(
                 "halo_scope takes its subspace from forget prompts and its threshold from retain prompts beside them, and one of them is missing.\n"
-                "Give --retain rows, or detect by name alone: --set detector.name=names"
+                "Give --retain rows, or detect by name alone: --set detector.name=aliases"
             )
         forget = [piece for text in data.forget_prompts for piece in windows(text)]
         return FittedHaloScope(model, self.layer, find_subspace(_read(model, self.layer, forget), self.k))

@@ -51,7 +51,7 @@ class LikelihoodRatio(DetectorSettings):
         if not data.can_calibrate:
             raise DataError(
                 "likelihood_ratio is tuned on forget prompts and takes its threshold from retain prompts beside them, and one of them is missing.\n"
-                "Give --retain rows, or detect by name alone: --set detector.name=names"
+                "Give --retain rows, or detect by name alone: --set detector.name=aliases"
             )
         texts = [piece for text in data.forget_prompts for piece in windows(text)]
         folder = data.make(

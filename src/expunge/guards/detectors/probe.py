@@ -54,7 +54,7 @@ class Probe(DetectorSettings):
         if not data.can_calibrate:
             raise DataError(
                 "the probe learns from forget prompts and retain prompts, and one of them is missing.\n"
-                "Give --retain rows, or detect by name alone: --set detector.name=names"
+                "Give --retain rows, or detect by name alone: --set detector.name=aliases"
             )
         forget = [piece for text in data.forget_prompts for piece in windows(text)]
         retain = [piece for text in data.retain_prompts for piece in windows(text)]
