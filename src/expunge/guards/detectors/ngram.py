@@ -13,10 +13,8 @@ Fails when: the prompt names nobody (reverse look-up, pronouns), or is spelled s
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -25,6 +23,8 @@ from pydantic import Field
 from expunge.errors import DataError
 from expunge.guards.canonical import canonicalise
 from expunge.guards.detection import DetectorSettings
+from expunge.guards.namesakes import namesakes
+from expunge.guards.ngrams import ngrams
 from expunge.types import Seed
 
 if TYPE_CHECKING:
@@ -65,31 +65,6 @@ class Ngram(DetectorSettings):
         return FittedNgram(weights, float(found.intercept_[0]))
 
 
-NAMESAKES = 4
-"""People made up for each forget prompt, from its own name and so many other target names, two of each pair."""
-
-
-def namesakes(texts: Sequence[str], names: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """The same prompts about people who are not targets but share half a name with two of them: hard negatives.
-
-    Without them the halves of a name count for as much as the whole, and every namesake is flagged.
-    """
-    parts = [name.split() for name in names if len(name.split()) > 1]
-    if len(parts) < 2:
-        return []
-    targets = {name.casefold() for name in names}
-    found = []
-    for text in texts:
-        own = next((name for name in names if len(name.split()) > 1 and name in text), None)
-        if own is None:
-            continue
-        for i in rng.permutation(len(parts))[:NAMESAKES]:
-            first, last = own.split(), parts[i]
-            made = (" ".join([*first[:-1], last[-1]]), " ".join([*last[:-1], first[-1]]))
-            found += [text.replace(own, name) for name in made if name.casefold() not in targets]
-    return found
-
-
 class FittedNgram:
     """The trained classifier. Reading a prompt takes a dictionary look-up an n-gram."""
 
@@ -120,13 +95,3 @@ class FittedNgram:
     def from_state(cls, state: dict[str, Any], model: LanguageModel, place: Place) -> FittedNgram:
         weights = {gram: (idf, coefficient) for gram, (idf, coefficient) in state["weights"].items()}
         return cls(weights, state["intercept"])
-
-
-def ngrams(text: str) -> list[str]:
-    """Words, pairs of neighbouring words, and 3- to 5-letter pieces of words with their borders."""
-    words = re.findall(r"\w+", text.casefold())
-    grams = [*words, *(f"{a} {b}" for a, b in pairwise(words))]
-    for word in words:
-        framed = f"<{word}>"
-        grams += [framed[i : i + n] for n in (3, 4, 5) for i in range(len(framed) - n + 1)]
-    return grams
