@@ -46,6 +46,8 @@ class FitData:
     """`make(part, method, forget=None, retain=None, **recipe_settings)`: unlearn with another recipe from the guarded model on
     these rows (all of them where none are given), in the folder `part` of the guard, and return that run folder. Done once: a
     killed run goes on. `train` is the guard's own unless it is given."""
+    whole: FitData | None = None
+    """All rows, where these are a part of them: for what learns nothing, and so need not be kept from any."""
 
     @property
     def forget_prompts(self) -> list[str]:
@@ -66,7 +68,8 @@ class FitData:
         rng = np.random.default_rng(self.seed)
         parts = [_split(rows, share, rng) for rows in (self.forget, self.retain)]
         (learn_f, keep_f), (learn_r, keep_r) = parts
-        return replace(self, forget=learn_f, retain=learn_r), replace(self, forget=keep_f, retain=keep_r)
+        part = replace(self, whole=self.whole or self)
+        return replace(part, forget=learn_f, retain=learn_r), replace(part, forget=keep_f, retain=keep_r)
 
 
 def _prompts(rows: Sequence[Record]) -> list[str]:

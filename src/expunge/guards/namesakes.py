@@ -1,4 +1,4 @@
-"""Made-up people who share half a name with a target: hard negatives for detectors that learn."""
+"""Made-up namesakes: hard negatives for every detector that learns what a target looks like."""
 
 from __future__ import annotations
 

@@ -13,10 +13,8 @@ Fails when: the prompt names nobody (reverse look-up, pronouns), or is spelled s
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,6 +24,7 @@ from expunge.errors import DataError
 from expunge.guards.canonical import canonicalise
 from expunge.guards.detection import DetectorSettings
 from expunge.guards.namesakes import namesakes
+from expunge.guards.ngrams import ngrams
 from expunge.types import Seed
 
 if TYPE_CHECKING:
@@ -96,13 +95,3 @@ class FittedNgram:
     def from_state(cls, state: dict[str, Any], model: LanguageModel, place: Place) -> FittedNgram:
         weights = {gram: (idf, coefficient) for gram, (idf, coefficient) in state["weights"].items()}
         return cls(weights, state["intercept"])
-
-
-def ngrams(text: str) -> list[str]:
-    """Words, pairs of neighbouring words, and 3- to 5-letter pieces of words with their borders."""
-    words = re.findall(r"\w+", text.casefold())
-    grams = [*words, *(f"{a} {b}" for a, b in pairwise(words))]
-    for word in words:
-        framed = f"<{word}>"
-        grams += [framed[i : i + n] for n in (3, 4, 5) for i in range(len(framed) - n + 1)]
-    return grams

@@ -1,9 +1,12 @@
 """Several detectors under one threshold, calibrated together: the default. No paper.
 
-    score(x) = max_k  ( s_k(x) - m_k ) / d_k      over the parts k;     m_k, d_k: mean and spread of s_k on retain prompts
+    score(x) = max_k  ( s_k(x) - r_k ) / max( f_k - r_k, 3 σ_k )        over the parts k
 
-A prompt is in scope when any part sees it. Parts are put on one scale by how they score retain prompts that they did not learn
-from, and one threshold is calibrated on the union's own score: its rates hold for all parts together and do not add up.
+    f_k, r_k: mean score of forget and of retain prompts;   σ_k: spread of the retain prompts' scores
+
+A prompt is in scope when any part sees it. Every part is put on the scale on which retain prompts that it did not learn from are
+at 0 and forget prompts at 1, so that each can reach the threshold by itself; a part that is noisy on retain prompts is held down
+by its noise. One threshold is calibrated on the union's own score: its rates hold for all parts together and do not add up.
 Needs: what its parts need. Without forget or retain prompts only the parts that learn nothing are used, at their own fixed
 thresholds; nothing is promised then.
 Differs from the paper: no paper.
@@ -29,15 +32,15 @@ if TYPE_CHECKING:
 
 SCALE_SHARE = 1 / 3
 """Share of the retain prompts that the parts are scaled on, and do not learn from."""
-LEAST_SPREAD = 0.05
-"""No spread counts as less than this share of the distance between forget and retain prompts."""
+NOISE = 3.0
+"""A part's chance ups and downs on retain prompts stay below 1 up to so many standard deviations."""
 
 
 class Union(DetectorSettings):
     needs: ClassVar = frozenset({"subject"})
     raw: ClassVar = True  # each part reads the text in its own way
 
-    parts: dict[str, dict[str, Any]] = {"aliases": {}, "ngram": {}}
+    parts: dict[str, dict[str, Any]] = {"aliases": {}, "neighbour": {}, "ngram": {}}
     """The detectors by name, with their settings. Their own `alpha` and `calibration_share` play no part."""
 
     def fit(self, model: LanguageModel, data: FitData) -> FittedUnion:
@@ -60,7 +63,7 @@ class Union(DetectorSettings):
         parts = {}
         for name, part in chosen.items():
             part.refuse_endpoint(model)
-            fitted = part.fit(model, learnt)
+            fitted = part.fit(model, learnt if part.learns else data.whole or data)
             at_work = Detection.uncalibrated(part, fitted)
             parts[name] = Scaled(at_work, *_scale(at_work, data.forget_prompts, scale.retain_prompts))
         return FittedUnion(parts)
@@ -73,13 +76,12 @@ class Scaled(NamedTuple):
 
 
 def _scale(detection: Detection, forget: Sequence[str], retain: Sequence[str]) -> tuple[float, float]:
-    """Mean and spread of the retain prompts' scores; 0 and 1, which change nothing, where there are no rows."""
+    """What to take off a part's scores and what to divide them by; 0 and 1, which change nothing, where there are no rows."""
     if not forget or not retain:
         return 0.0, 1.0
     inside, outside = (detection.scores(texts) for texts in (forget, retain))
     mean = float(outside.mean())
-    spread = max(float(outside.std()), LEAST_SPREAD * abs(float(np.nanmean(inside)) - mean))
-    return mean, spread or 1.0
+    return mean, max(float(np.nanmean(inside)) - mean, NOISE * float(outside.std())) or 1.0
 
 
 class FittedUnion:
