@@ -141,3 +141,16 @@ def test_an_encoded_name_is_read_in_a_view(encode):
 
 def test_ordinary_long_words_make_no_views():
     assert canonicalise("internationalisation of incomprehensibilities").views == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Кто такой Мара Олен?",
+        "Who is M**ara** <b>Ol</b>en?",
+        "Who is \\textbf{Mara} `Olen`?",
+        "Who is this?" + "".join(chr(0xE0000 + ord(x)) for x in "Mara Olen"),
+    ],
+)
+def test_other_readings_are_views(text):
+    assert any("mara olen" in view for view in canonicalise(text).views)

@@ -1,4 +1,4 @@
-"""Letters of other scripts that look like Latin ones, and which script a letter belongs to (after Unicode's UTS #39)."""
+"""Letters of other scripts that look like Latin ones or are written with them, and which script a letter belongs to (after Unicode's UTS #39)."""
 
 from bisect import bisect_right
 from functools import lru_cache
@@ -16,6 +16,24 @@ _LOOSE = {
 """Likenesses that only count in words that mix scripts."""
 STRICT = {a: b for letters, latin in _STRICT.values() for a, b in zip(letters, latin, strict=True)}
 LOOSE = STRICT | {a: b for letters, latin in _LOOSE.values() for a, b in zip(letters, latin, strict=True)}
+_SPELT = "a b v g d e zh z i i k l m n o p r s t u f kh ts ch sh shch".split()
+TRANSLITERATED = str.maketrans(
+    dict(zip("абвгдежзийклмнопрстуфхцчшщ", _SPELT, strict=True))
+    | {
+        "ъ": "",
+        "ы": "y",
+        "ь": "",
+        "э": "e",
+        "ю": "yu",
+        "я": "ya",
+        "ё": "e",
+        "і": "i",
+        "є": "ye",
+        "ї": "yi",
+        "ґ": "g",
+    }
+)
+"""Russian and Ukrainian letters as passports write them."""
 ODD_LATIN = str.maketrans("ıɑɡƖɩʏɴʀꜱ", "iagliynrs")
 
 _STARTS, _SCRIPTS = zip(

@@ -4,7 +4,8 @@ In this order: escapes decoded (JSON, HTML, percent); text under a right-to-left
 seen dropped; compatibility forms folded (NFKC); marks dropped from Latin, Greek and Cyrillic letters; letters of other scripts
 that pass for Latin ones replaced, in words that mix scripts and in words of a script that has no word of its own in the text;
 capitals folded; letters spelt out one by one joined. Ordinary text in any script is left as it is, capitals apart. Digits read as
-letters, and decoded base64 or hexadecimal runs, are further *views*: looked at as well, replacing nothing.
+letters, decoded base64 or hexadecimal runs, text without its markup, text spelt in unseen tags and Cyrillic in Latin letters are
+further *views*: looked at as well, replacing nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from expunge.guards._confusables import LOOSE, ODD_LATIN, STRICT, script
+from expunge.guards._confusables import LOOSE, ODD_LATIN, STRICT, TRANSLITERATED, script
 
 MOST = 64 * 1024
 """Characters of a decoded run that are looked at."""
@@ -39,6 +40,9 @@ _WORD = re.compile(r"\w+")
 _LEET = str.maketrans("013457890@$!|", "oieastbgoasil")
 _LEET_WORD = re.compile(r"[\w@$!|]{3,}")
 _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
+_MARKUP = re.compile(r"<[^<>]{1,200}>|[*`~]+|(?<=\w)_+(?=\w)|\\[a-zA-Z]{1,20}\{|[{}]")
+TAGS = 0xE0000
+"""Unseen characters that spell ASCII from here on."""
 _STRIPPED = ("latin", "greek", "cyrillic")
 
 
@@ -215,6 +219,13 @@ def _spelt_out(letters: Letters) -> Letters:
 
 
 def _views(text: str, folded: str, depth: int) -> Iterator[str]:
+    if depth and (plain := _MARKUP.sub("", text)) != text:
+        yield canonicalise(plain, 0).text
+    if not text.isascii():
+        if hidden := "".join(chr(ord(letter) - TAGS) for letter in text if 0x20 <= ord(letter) - TAGS < 0x7F):
+            yield hidden.lower()
+        if (read := folded.translate(TRANSLITERATED)) != folded:
+            yield read
     if any(letter in folded for letter in "013457890@$!|"):
         for one in ("i", "l"):
             read = _LEET_WORD.sub(lambda match, one=one: _as_letters(match.group(), one), folded)

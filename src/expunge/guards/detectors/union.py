@@ -40,7 +40,7 @@ class Union(DetectorSettings):
     needs: ClassVar = frozenset({"subject"})
     raw: ClassVar = True  # each part reads the text in its own way
 
-    parts: dict[str, dict[str, Any]] = {"aliases": {}, "neighbour": {}, "ngram": {}}
+    parts: dict[str, dict[str, Any]] = {"aliases": {}, "ngram": {}}
     """The detectors by name, with their settings. Their own `alpha` and `calibration_share` play no part."""
 
     def fit(self, model: LanguageModel, data: FitData) -> FittedUnion:
