@@ -44,7 +44,7 @@ class Forbidden:
         return Penalties(
             torch.tensor(ids),
             torch.tensor([float(n) for n in self.nats.values()]),
-            torch.tensor([i in self.halving for i in ids]),
+            torch.tensor(sorted(self.halving), dtype=torch.int64),
         )
 
     def continues(self, token):
@@ -56,7 +56,7 @@ class Forbidden:
 
 def restricted(lm, rule, rounds=4):
     refusal = lm.tokenizer("I do not know.", add_special_tokens=False)["input_ids"]
-    return RestrictedTokens(lambda text: rule, refusal, range(3, len(lm.tokenizer)), rounds)
+    return RestrictedTokens(lambda text: rule, refusal, list(range(3, len(lm.tokenizer))), rounds)
 
 
 def texts(found):

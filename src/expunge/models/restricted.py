@@ -34,11 +34,11 @@ LAST = -1e9
 
 
 class Penalties(NamedTuple):
-    """What the next token may not be, or is less likely to be."""
+    """What the next token may not be, or is less likely to be. What a token is named for twice adds up."""
 
     ids: Tensor  # [n]
     nats: Tensor  # [n] float32; inf where the token may not come
-    halving: Tensor  # [n] bool: without this token a word is left half-written
+    halving: Tensor  # [m] ids of those without which a word is left half-written
 
 
 class Rule(Protocol):
@@ -71,7 +71,7 @@ class RestrictedTokens(PlainTokens):
     """The rule for the text of a prompt."""
     refusal: Sequence[int]
     """Token ids of what is said instead."""
-    text: Sequence[int]
+    text: list[int]
     """Token ids that say something: those of the vocabulary that are not special."""
     rounds: int
 
@@ -104,10 +104,16 @@ def text_before(encoded: Encoded) -> str:
     return encoded.text[: encoded.offsets[encoded.start - 1][1]]
 
 
+def never(tokens: Sequence[int]) -> Penalties:
+    """For tokens that may not come."""
+    ids = torch.tensor(tokens, dtype=torch.int64)
+    return Penalties(ids, torch.full((len(ids),), torch.inf), ids[:0])
+
+
 def take(logits: Tensor, penalties: Penalties | None) -> None:
     """Take penalties off one row of logits [vocab], in place."""
     if penalties is not None:
-        logits[penalties.ids.to(logits.device)] -= penalties.nats.to(logits.device)
+        logits.index_add_(0, penalties.ids.to(logits.device), -penalties.nats.to(logits.device))
 
 
 Bans = dict[tuple[int, ...], set[int]]
@@ -192,16 +198,36 @@ class Watch:
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         """[lines, tokens], [lines, vocab] to the latter; the beams of a prompt lie side by side."""
-        scores = scores.clone()
         beams = len(ids) // len(self.rules)
-        states = {}
+        scores = scores.clone()
+        states: dict[tuple[int, tuple[int, ...]], tuple[Any, int | None]] = {}
+        taken: list[tuple[int, Penalties]] = []
         for line, tokens in enumerate(ids[:, self.width :].tolist()):
-            row, written = line // beams, tuple(tokens)
-            rule = self.rules[row]
-            if rule is not None and self.ends.isdisjoint(written):
-                states[row, written] = self._state(rule, row, written)
-                self._restrict(scores[line], rule, row, written, *states[row, written])
+            at = line // beams, tuple(tokens)
+            rule = self.rules[at[0]]
+            if rule is None or not self.ends.isdisjoint(tokens):
+                continue
+            state, word = states[at] = self._state(rule, *at)
+            if penalties := rule.penalties(state):
+                taken.append((line, penalties))
+                halving = penalties.halving.to(scores.device)
+                if word is not None and len(halving) and scores[line].softmax(-1)[halving].sum() > MOST:
+                    self.faults[at] = at[1][: word + 1]
+            if banned := self.bans[at[0]].get(at[1]):
+                taken.append((line, never(sorted(banned))))
         self.states = states
+        if taken:
+            lines = torch.cat([torch.full((len(penalties.ids),), line) for line, penalties in taken])
+            tokens, nats = (
+                torch.cat(parts).to(scores.device) for parts in zip(*(p[:2] for _, p in taken), strict=True)
+            )
+            scores.index_put_((lines.to(scores.device), tokens), -nats, accumulate=True)
+            taken_from = lines.bincount()
+            for line in (taken_from >= len(self.change.text)).nonzero()[:, 0].tolist():
+                if not scores[line, self.change.text].isfinite().any():
+                    self.faults[line // beams, tuple(ids[line, self.width :].tolist())] = ()
+                    scores[line] = -torch.inf
+                    scores[line, min(self.ends)] = LAST
         return scores
 
     def _state(self, rule: Rule, row: int, written: tuple[int, ...]) -> tuple[Any, int | None]:
@@ -212,24 +238,6 @@ class Watch:
             state = rule.advance(state, written[i])
             word = word if rule.continues(written[i]) else i
         return state, word
-
-    def _restrict(
-        self, scores: Tensor, rule: Rule, row: int, written: tuple[int, ...], state: Any, word: int | None
-    ) -> None:
-        penalties, banned = rule.penalties(state), self.bans[row].get(written, set())
-        if penalties is not None:
-            if word is not None and penalties.halving.any():
-                halving = penalties.ids[penalties.halving].to(scores.device)
-                if scores.softmax(-1)[halving].sum() > MOST:
-                    self.faults[row, written] = written[: word + 1]
-            take(scores, penalties)
-        if banned:
-            scores[list(banned)] = -torch.inf
-        taken = len(banned) + (0 if penalties is None else len(penalties.ids))
-        if taken >= len(self.change.text) and not scores[list(self.change.text)].isfinite().any():
-            self.faults[row, written] = ()
-            scores.fill_(-torch.inf)
-            scores[min(self.ends)] = LAST
 
     def fault(self, row: int, answer: Sequence[int]) -> tuple[int, ...] | None:
         """What a finished answer may not begin with; () where it has to be refused, None where it is in order."""

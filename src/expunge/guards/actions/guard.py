@@ -253,7 +253,7 @@ class Restriction:
 
     def __init__(self, settings: GUARD, written: WrittenPhrases, meaning: Meaning | None):
         self.settings, self.written, self.meaning = settings, written, meaning
-        self._known = lru_cache(65536)(self._penalties)
+        self._known: dict[State, Penalties | None] = {}
 
     def start(self, text: str) -> State:
         return self.written.start(text)
@@ -268,26 +268,34 @@ class Restriction:
         return self.written.violation(before, ids)
 
     def penalties(self, state: State) -> Penalties | None:
-        return self._known(state if self.meaning else self.written.key(state))
+        key = self.written.key(state)
+        if key not in self._known:
+            self._known[key] = self._completing(state)
+        cost = self.meaning.cost(state.unfinished, self.settings) if self.meaning else 0.0
+        return self._with_closing(self._known[key], cost) if cost else self._known[key]
 
-    def _penalties(self, state: State) -> Penalties | None:
+    def _completing(self, state: State) -> Penalties | None:
+        """P_tok: the tokens that complete a phrase."""
         import torch
 
-        from expunge.models.restricted import Penalties
+        from expunge.models.restricted import never
 
-        nats = dict.fromkeys(self.written.completing(state), math.inf)
-        halving = {i for i in nats if state.unfinished and self.written.continues(i)}
-        cost = self.meaning.cost(state.unfinished, self.settings) if self.meaning else 0.0
-        if cost:
-            closing = self.written.vocabulary.closing
-            nats = {**dict.fromkeys(closing, cost), **nats}
-            halving |= set(closing) if math.isinf(cost) else set()
-        if not nats:
-            return None
+        tokens = self.written.completing(state)
+        inside = [i for i in tokens if state.unfinished and self.written.continues(i)]
+        return never(tokens)._replace(halving=torch.tensor(inside, dtype=torch.int64)) if tokens else None
+
+    def _with_closing(self, found: Penalties | None, cost: float) -> Penalties:
+        """P_sem of the word that stands: every token that would end it costs that much."""
+        import torch
+
+        from expunge.models.restricted import Penalties, never
+
+        found = found or never([])
+        closing = torch.tensor(self.written.vocabulary.closing)
         return Penalties(
-            torch.tensor(list(nats)),
-            torch.tensor(list(nats.values())),
-            torch.tensor([i in halving for i in nats]),
+            torch.cat([found.ids, closing]),
+            torch.cat([found.nats, torch.full((len(closing),), cost)]),
+            torch.cat([found.halving, closing]) if math.isinf(cost) else found.halving,
         )
 
 
