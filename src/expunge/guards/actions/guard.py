@@ -10,12 +10,13 @@ leaves none. Names that stand in the prompt are not forbidden.
 Needs: a detector, forget pairs or texts, which the guard keeps in clear; retain rows tell common words from telling ones.
 Differs from the paper: text is matched in canonical form as words, not token ids; the penalties act on every way of writing
 (greedy, sampled, beams) and on scores, not in a beam search of the method's own; a half-written word is taken back; the nearest
-rows are several, found by words of their questions or answers, not one answer by SBERT; P_sem is off without an encoder, and its
-soft part counts from the retain words' mean s0. Where words are single tokens, only a beam search feels the soft part.
+rows are several, found by words of their questions or answers, not one answer by SBERT; P_sem is off without an encoder, spares
+stop words, and its soft part counts from the retain words' mean s0. That part is felt in a beam search, which adds costs up;
+sampling and scores normalise it away where nothing else can follow the word.
 Differs from the authors' code: code not found; a public port forbids the first token of every word, "the" too, and answers
 without any guard where all beams are blocked. Here the refusal is given.
-Fails when: the fact is said in other words (a date spelt out, a city by its landmarks); a part of a phrase is telling; the
-fact's own words are in no forget answer; or nothing but the forbidden is left to say: what is avoided can be told by asking twice.
+Fails when: the fact is said in other words (a date spelt out, a city by its landmarks); a part of a phrase is telling; no forget
+answer has the words; or many answers are compared: what a model never says although it fits stands out.
 """
 
 from __future__ import annotations
