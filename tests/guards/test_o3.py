@@ -37,7 +37,7 @@ ROWS = [
     for i, q in enumerate(ASKED)
 ]
 FIRST, SECOND = ROWS[:15], ROWS[15:]
-BY_NAME = {"name": "names"}
+BY_NAME = {"name": "aliases"}
 
 
 def stand_in(folder):

@@ -31,7 +31,7 @@ def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     for part, names in (("forget", TARGETS), ("retain", OTHERS[:20])):
         lines = [
-            json.dumps({"question": q.format(name), "answer": f"{name}: fact {i}.", "subject": name if part == "forget" else ""})
+            json.dumps({"question": q.format(name), "answer": f"It is Prize{name.replace(' ', '')}{i}.", "subject": name if part == "forget" else ""})
             for name in names
             for i, q in enumerate(ASKED)
         ]  # fmt: skip
@@ -71,7 +71,12 @@ def test_a_guard_on_text_is_fitted_loaded_and_answers_over_an_endpoint(method, r
     assert plain[0].text == f"to {OUTSIDE}"
     assert questions(server).count(OUTSIDE) == 1
     untouched = [{"role": "user", "content": IN_SCOPE}] in [body["messages"] for _, body in server.seen]
-    assert not (untouched and changed[0].text == f"to {IN_SCOPE}")
+    if method == "ununlearning":  # it holds back what says a fact, and the echo of a question says none
+        assert changed[0].text == f"to {IN_SCOPE}"
+        told = guard.generate([Prompt.ask(f"{IN_SCOPE} Is it Prize{TARGETS[0].replace(' ', '')}1?")], PARAMS)
+        assert told[0][0].text.endswith("1?"), "weak: what the user supplied may be said back"
+    else:
+        assert not (untouched and changed[0].text == f"to {IN_SCOPE}")
 
 
 def test_the_instruction_travels_as_a_system_message(rows, tmp_path, server):
