@@ -1,7 +1,7 @@
 """ULD, unlearning from logit difference (Ji et al., 2024, arXiv:2406.08607).
 
     log p~(v) = l_v - w · log p_a(v) - log Z   for v in S,   0 probability elsewhere
-    S = { v : l_v >= min( k-th largest l, max l + log ρ ) } ∪ end tokens,   k = max(1, floor(ρ · vocabulary))
+    S = { v : l_v >= min( k-th largest l, max l + log ρ ) },   k = max(1, floor(ρ · vocabulary));   end tokens beside S: l_v
 
 The assistant p_a is the target's first blocks with LoRA, trained to know the forget rows and to know nothing (uniform) anywhere
 else. Where it knows, what the target would say is taken off; where it is uniform, a constant is, which changes nothing. The
@@ -11,9 +11,11 @@ Differs from the paper: a detector gates it, and only prompts in scope meet the 
 one distribution for scoring and writing, where the paper's truth ratios come from another one than its answers.
 Differs from the authors' code: a positive weight; the assistant's logits are normalised before they are taken off, so its offset
 makes no difference; blocked tokens are impossible (in the release they count 0 while writing, and keep the target's logits while
-scoring); at least one token is kept; end tokens always are; the uniform term reads answer tokens, not prompts and padding.
-Fails when: the assistant is not uniform on what must stay; wrong answers fall off S, so truth ratios are floored (keep=1 keeps
-all); what the assistant never learned to foresee, as after a prefilled answer or in another wording, stays likely.
+scoring); at least one token is kept; an end token is always possible, and outside S nothing is taken off it, or answers would
+stop in mid-sentence; the uniform term reads answer tokens, not prompts and padding.
+Fails when: the target is surer of a fact than the assistant is, or sure beyond ρ: only the fact is then left in S. The assistant
+is never quite uniform on what must stay, so a higher weight harms it where nothing gates. Wrong answers fall off S, and truth
+ratios are not applicable (keep=1 keeps all). In a small vocabulary the floor(ρ · vocabulary) tokens are soon all of them absurd.
 """
 
 from __future__ import annotations
