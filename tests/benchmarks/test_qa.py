@@ -78,7 +78,7 @@ def test_likelihoods_that_a_guard_does_not_have_are_not_applicable_with_the_reas
     table = Table(records, ROLES, DIALECT)
     found = task_figures(table, "forget")
     assert found["forget/probability"].value is None
-    assert "fixed or rewritten text" in found["forget/probability"].why
+    assert "no probability" in found["forget/probability"].why
     assert found["forget/accuracy"].value == 1.0
     assert quality_figures(table, table)["forget_quality/ks_p"].value is None
 

@@ -73,6 +73,15 @@ def test_other_architectures_score_alike(tokenizer, family):
     check(lm, 1e-4)
 
 
+def test_answers_longer_than_a_sliding_window_are_scored_as_the_window_has_it(tokenizer):
+    """A packed tree has no window, so such answers are scored one by one."""
+    model = make_family("gemma2", tokenizer)
+    model.config.sliding_window = 8
+    narrow = TransformerLM(type(model)(model.config).eval(), tokenizer)
+    narrow.model.load_state_dict(model.state_dict())
+    check(narrow, 1e-4)
+
+
 def test_a_model_that_cannot_follow_trees_is_found_out_and_scored_plainly(tokenizer):
     """A recurrent model reads its input in order, whatever the mask says; the self-test sees it."""
     from transformers import MambaConfig, MambaForCausalLM

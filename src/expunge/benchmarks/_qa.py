@@ -255,7 +255,7 @@ class Table:
         )
         if floored <= FLOOR_SHARE * len(rows):
             return ""
-        return f"the guard answers {floored} of {len(rows)} of these prompts with a fixed or rewritten text, under which the given answers have no likelihood"
+        return f"the guard leaves the given answers of {floored} of {len(rows)} of these prompts no probability, or writes what has none"
 
 
 def tofu_figures(table: Table, gold: Table | None) -> dict[str, Figure]:

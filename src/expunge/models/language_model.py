@@ -76,7 +76,9 @@ class TransformerLM:
             zip(distinct, self.encoder.examples([example for example, _ in distinct]), strict=True)
         )
         scores: dict[tuple[Example, bool], Score] = {}
-        groups = self._groups(encoded)
+        longest = max((len(row.ids) for row in encoded.values()), default=0)
+        packed = self._follows_trees and longest <= self._window
+        groups = self._groups(encoded, packed=packed)
         trees = [
             build_tree(
                 [
@@ -97,19 +99,21 @@ class TransformerLM:
                     [trees[row] for row in rows],
                     [asked[row] for row in rows],
                     change,
-                    packed=self._follows_trees,
+                    packed=packed,
                 )
                 for row, results in zip(rows, found, strict=True):
                     scores.update(zip(groups[row], results, strict=True))
         self.work.sequence_tokens += sum(len(row.ids) - 1 for row in encoded.values())
         return [scores[key] for key in keys]
 
-    def _groups(self, encoded: dict[tuple[Example, bool], Encoded]) -> list[list[tuple[Example, bool]]]:
+    def _groups(
+        self, encoded: dict[tuple[Example, bool], Encoded], *, packed: bool
+    ) -> list[list[tuple[Example, bool]]]:
         """Examples that share a prompt, in groups whose packed row stays within `batch_tokens`."""
         groups: dict[object, list[tuple[Example, bool]]] = {}
         for number, key in enumerate(encoded):
             prompt = key[0].prompt
-            groups.setdefault((prompt, key[1]) if prompt and self._follows_trees else number, []).append(key)
+            groups.setdefault((prompt, key[1]) if prompt and packed else number, []).append(key)
         limit = self.batch_tokens // max(len(row.ids) for row in encoded.values()) if encoded else 1
         return [
             group[i : i + max(limit, 1)]
@@ -167,11 +171,19 @@ class TransformerLM:
             answers,
         )
 
+    @property
+    def _window(self) -> int:
+        """The longest sequence of which every token sees every earlier one: a packed tree has no sliding window."""
+        config = self.model.config.get_text_config()
+        window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+        slides = window and (kinds is None or "sliding_attention" in kinds)
+        return window if slides else self.encoder.max_tokens
+
     @cached_property
     def _follows_trees(self) -> bool:
         """Whether the model gives the same log-probabilities along a packed tree as along single sequences, tried out once.
 
-        False for models with recurrences or narrow windows, and for attention kernels that take no mask.
+        False for models with recurrences, and for attention kernels that take no mask.
         """
         a, b, c, d, e, f = (i % self.model.config.get_text_config().vocab_size for i in range(3, 9))
         sequences = [([a, b, c, d, a], 2, None), ([a, b, e, f, a], 2, None)]

@@ -134,6 +134,7 @@ def fit_guard(order: Order) -> dict[str, Any]:
         "calibration": guard.detection.calibration.describe(),
         "strength": acts.get("strength"),
         "curve": acts.get("curve"),
+        "disturbance": acts.get("disturbance"),
     }
     return {
         "kind": "guard",
