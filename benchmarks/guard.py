@@ -1,4 +1,5 @@
-"""What ECO costs: generation beside the unguarded model at batch 1 and 16, and the corruption alone over model width.
+"""What guards cost: ECO's generation beside the unguarded model at batch 1 and 16, the corruption alone over model width, the
+other actions inside the model, and a policy's decisions as requests grow to a thousand.
 
     python benchmarks/guard.py [--rounds 41]
 
@@ -7,13 +8,19 @@ written names are all at work; a second line has prompts out of scope.
 """
 
 import argparse
+import statistics
+import time
+from pathlib import Path
 
+import numpy as np
 import torch
 from timing import paired, verdict
 
 from expunge.benchmarks.pocket import Pocket
+from expunge.data.dataset import Record
 from expunge.guards.actions.eco import ECO, FittedECO
-from expunge.guards.guard import Guard
+from expunge.guards.guard import FitData, Guard, Place
+from expunge.guards.policy import Policy
 from expunge.guards.target_names import TargetNames
 from expunge.models.fresh import FreshModel
 from expunge.models.language_model import TransformerLM
@@ -49,7 +56,7 @@ def main() -> None:
             return config
 
         lm.generation_config = endless
-        guard = Guard.fit(lm, data, recipe("eco", action={"strength": 8.0}))
+        guard = fitted(lm, data, "eco", action={"strength": 8.0})
         for what, rows in (("in scope", data.forget), ("out of scope", data.retain)):
             for batch, least in ((1, 0.95), (16, 0.98)):
                 prompts = [Prompt.ask(record.question) for record in rows[:batch]]
@@ -86,6 +93,70 @@ def main() -> None:
         print(
             f"  width {hidden:4d}, {layers:2d} layers, {size / 1e6:6.2f} M parameters: {1e3 * cost:.3f} ms, {100 * ratio:.2f} % of one forward of 32 tokens"
         )
+
+    decisions(pocket, data)
+
+
+def fitted(lm, data, method, **settings) -> Guard:
+    """A guard in memory, of a method that trains nothing."""
+
+    def nothing(part, name, *rows, **more):
+        raise AssertionError(f"{method} trains {part}")
+
+    rows = FitData(data.forget, data.retain, data.subjects, data.forget, 0, Place(Path(), load), nothing)
+    return Guard.fit(lm, rows, recipe(method, **settings))
+
+
+def decisions(lm, data) -> None:
+    """Seconds for a decision on one prompt, and for adding and withdrawing, at 1 and at 1,000 requests."""
+    rng = np.random.default_rng(0)
+    letters = list("abcdefghiklmnoprstuvw")
+
+    def somebody():
+        return " ".join("".join(rng.choice(letters, rng.integers(4, 9))).capitalize() for _ in range(2))
+
+    background = [record.question for record in data.retain]
+    one, many = Policy(lm, background), Policy(lm, background)
+    added = []
+    for number in range(1000):
+        name = somebody()
+        rows = [
+            Record(
+                f"{number}-{i}",
+                question=record.question.replace(record.subject, name),
+                answer="x",
+                subject=name,
+            )
+            for i, record in enumerate(data.forget[:6])
+        ]
+        begin = time.perf_counter()
+        many.add(f"r{number}", rows)
+        many.decide([rows[0].question])  # in force from here on
+        added.append(time.perf_counter() - begin)
+        if number == 0:
+            one.add("r0", rows)
+    asked = [record.question for record in (*data.retain[:40], *data.forget[:40])]
+    turn = iter(range(10**9))
+    few, lots, ratio = paired(
+        lambda: one.decide([asked[next(turn) % len(asked)]]),
+        lambda: many.decide([asked[next(turn) % len(asked)]]),
+        400,
+    )
+    print(
+        f"policy: a decision takes {1e3 * few:.2f} ms under one request, {1e3 * lots:.2f} ms under 1,000: "
+        f"ratio {verdict(1 / ratio, most=1.2)}"
+    )
+    print(
+        f"policy: the last of 1,000 requests was in force {1e3 * statistics.median(added[-50:]):.0f} ms after it was sent (longest {1e3 * max(added):.0f} ms)"
+    )
+    begin = time.perf_counter()
+    for number in range(1, 1000):
+        many.withdraw(f"r{number}")
+    each = (time.perf_counter() - begin) / 999
+    same = [a.requests == b.requests for a, b in zip(many.decide(asked), one.decide(asked), strict=True)]
+    print(
+        f"policy: withdrawn in {1e3 * each:.1f} ms each; decisions afterwards as under the one that is left: {all(same)}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
@@ -47,12 +48,15 @@ class HashedNgrams:
         self.idf = idf
 
     @classmethod
-    def fit(cls, texts: Sequence[str]) -> HashedNgrams:
-        """`texts` are ordinary ones: what is frequent in them counts for less. Without any, everything counts the same."""
+    def fit(cls, texts: Sequence[str], common: float = 1.0) -> HashedNgrams:
+        """`texts` are ordinary ones: what is frequent in them counts for less, and nothing where it stands in more than the share
+        `common` of them. Without any, everything counts the same.
+        """
         texts_with = np.zeros(WIDTH, dtype=np.float32)
         for text in texts:
             texts_with[list({bucket for kind in _buckets(text) for bucket in kind})] += 1
-        return cls(np.log((1 + len(texts)) / (1 + texts_with)) + 1)
+        idf = np.log((1 + len(texts)) / (1 + texts_with)) + 1
+        return cls(np.where(texts_with > common * len(texts), np.float32(0), idf))
 
     def pieces(self, text: str) -> list[str]:
         return [text]
@@ -69,7 +73,10 @@ class HashedNgrams:
         row: dict[int, float] = {}
         for kind in _buckets(text):
             counts = Counter(kind)
-            values = {bucket: (1 + math.log(n)) * float(self.idf[bucket]) for bucket, n in counts.items()}
+            weights = {bucket: float(self.idf[bucket]) for bucket in counts}
+            values = {
+                bucket: (1 + math.log(n)) * weights[bucket] for bucket, n in counts.items() if weights[bucket]
+            }
             length = math.hypot(*values.values())
             for bucket, value in values.items():
                 row[bucket] = row.get(bucket, 0.0) + value / length
@@ -131,9 +138,8 @@ class NeighbourIndex:
         scores, owners = [], []
         for i in range(0, rows.shape[0], BLOCK):
             product: Any = rows[i : i + BLOCK] @ self._matrix.columns
-            cosines = product.toarray() if isinstance(product, sparse.sparray) else product  # [block, n]
-            best = cosines.argmax(axis=1)  # NaN wins
-            scores.append(cosines[np.arange(len(best)), best])
+            found, best = _best(product)
+            scores.append(found)
             owners += [self._matrix.owners[at] for at in self._matrix.ends.searchsorted(best, side="right")]
         return np.concatenate(scores) if scores else np.zeros(0, dtype=np.float32), owners
 
@@ -166,6 +172,19 @@ class _Matrix(NamedTuple):
         columns = _stack([rows[owner] for owner in owners]).T
         ends = np.cumsum([rows[owner].shape[0] for owner in owners])
         return cls(columns.tocsr() if isinstance(columns, sparse.sparray) else columns, owners, ends)
+
+
+def _best(product: Any) -> tuple[np.ndarray, np.ndarray]:
+    """[block] the largest cosine of each row of [block, n], and its column. A NaN wins; what is not stored is 0."""
+    if not isinstance(product, sparse.sparray):
+        columns = product.argmax(axis=1)
+        return product[np.arange(len(columns)), columns], columns
+    values, columns = np.zeros(product.shape[0], dtype=np.float32), np.zeros(product.shape[0], dtype=np.int64)
+    for row, (start, end) in enumerate(pairwise(product.indptr)):
+        if end > start:
+            at = start + int(product.data[start:end].argmax())
+            values[row], columns[row] = product.data[at], product.indices[at]
+    return values, columns
 
 
 def _stack(parts: Sequence[Any]) -> Any:

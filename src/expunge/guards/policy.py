@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 ALPHA = 0.01
 """Share of the background prompts that may be as near to a request's questions as what is flagged, over all requests together."""
 
+COMMON = 0.02
+"""What stands in more of the background prompts than this tells no question from another, and would make every prompt meet every
+request."""
 LEAST = math.ceil(1 / ALPHA) - 1
 """Background prompts that such a share can be calibrated on."""
 
@@ -45,8 +48,9 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class _Enforced:
+    number: int
+    """In the order of arrival."""
     action: Any
-    guard: Guard | None = None
     near_background: np.ndarray | None = None
     """[background] how near its questions come to prompts that must pass."""
 
@@ -63,10 +67,12 @@ class Policy:
         self.model, self.seed = model, seed
         self.background = tuple(background)
         read = [canonicalise(text).text for text in background]
-        self._encoder = HashedNgrams.fit(read)
+        self._encoder = HashedNgrams.fit(read, COMMON)
         self._background_rows = self._encoder.encode(read)
         self._names, self._questions = AliasIndex(), NeighbourIndex(self._encoder)
         self._enforced: dict[str, _Enforced] = {}
+        self._guards: dict[str, Guard] = {}
+        self._arrivals = 0
         if self.background and len(self.background) < LEAST:
             raise DataError(
                 f"{len(self.background)} background prompts are too few to hold false alarms at {ALPHA:g}; give at least {LEAST}, or none: "
@@ -107,7 +113,7 @@ class Policy:
                 alone = NeighbourIndex(self._encoder)
                 alone.add(request, read)
                 near, _ = alone.nearest_rows(self._background_rows)
-            self._enforced[request] = _Enforced(fitted, None, near)
+            self._enforced[request] = _Enforced(self._arrived(), fitted, near)
             self._calibrate()
 
     def add_guard(self, request: str, guard: Guard) -> None:
@@ -118,7 +124,8 @@ class Policy:
             raise DataError(f"request '{request}': the guard stands before another model than this policy.")
         with self._lock:
             self._refuse_known(request)
-            self._enforced[request] = _Enforced(guard.action, guard)
+            self._enforced[request] = _Enforced(self._arrived(), guard.action)
+            self._guards[request] = guard
             self._joined.clear()
 
     def withdraw(self, request: str) -> None:
@@ -129,11 +136,15 @@ class Policy:
                     f"request '{request}' is not in force. In force: {', '.join(self.requests) or 'none'}."
                 )
             gone = self._enforced.pop(request)
-            if gone.guard is None:
+            if not self._guards.pop(request, None):
                 self._names.remove(request)
                 if gone.near_background is not None:
                     self._questions.remove(request)
             self._calibrate()
+
+    def _arrived(self) -> int:
+        self._arrivals += 1
+        return self._arrivals
 
     def _refuse_known(self, request: str) -> None:
         if request in self._enforced:
@@ -157,14 +168,15 @@ class Policy:
     def decide(self, texts: Sequence[str]) -> list[Decision]:
         """Which requests each text falls under, and what answers it."""
         with self._lock:
-            distinct = {text: self._fired(text) for text in texts}
-            for request, found in self._enforced.items():
-                if found.guard is not None:
-                    for text, flag in zip(distinct, found.guard.flags(list(distinct)), strict=True):
-                        if flag:
-                            distinct[text].add(request)
-            order = {request: i for i, request in enumerate(self._enforced)}
-            return [self._decision(sorted(distinct[text], key=order.__getitem__)) for text in texts]
+            fired = {text: self._fired(text) for text in texts}
+            for request, guard in self._guards.items():
+                for text, flag in zip(fired, guard.flags(list(fired)), strict=True):
+                    if flag:
+                        fired[text].add(request)
+            return [
+                self._decision(sorted(fired[text], key=lambda request: self._enforced[request].number))
+                for text in texts
+            ]
 
     def _fired(self, text: str) -> set[str]:
         canonical = canonicalise(text)
