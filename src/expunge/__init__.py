@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Dataset": "expunge.data.dataset",
+    "Policy": "expunge.guards.policy",
     "Pocket": "expunge.benchmarks.pocket",
     "Tofu": "expunge.benchmarks.tofu",
     "attack": "expunge.run",
@@ -18,6 +19,7 @@ _HOMES = {
 __all__ = [
     "Dataset",
     "Pocket",
+    "Policy",
     "Tofu",
     "__version__",
     "attack",
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from expunge.benchmarks.pocket import Pocket
     from expunge.benchmarks.tofu import Tofu
     from expunge.data.dataset import Dataset
+    from expunge.guards.policy import Policy
     from expunge.recipes import recipe
     from expunge.run import attack, evaluate, load, report, unlearn
 

@@ -55,9 +55,20 @@ def test_scores_are_those_of_scikit_learn(detection):
     matrix = vectorizer.fit_transform([*learn_f, *learn_r])
     model = LogisticRegression(C=100.0, class_weight="balanced", max_iter=1000, random_state=0)
     model.fit(matrix, [1] * len(learn_f) + [0] * len(learn_r))
-    texts = ["Where was Mara Olen born?", "Who taught Mara Brask?", "the quick brown fox"]
+    texts = [*learnt.forget_prompts[:5], *learnt.retain_prompts[:5]]
     expected = model.predict_proba(vectorizer.transform([text.casefold() for text in texts]))[:, 1]
     assert np.allclose(detection.scores(texts), expected, atol=1e-9)
+
+
+def test_what_was_never_seen_pulls_towards_not_knowing(detection):
+    """Otherwise the one known word of a strange text decides alone, and filler in front of a question is flagged."""
+    nothing = detection.scores(["qqq zzz xxx vvv"])[0]
+    asked = "Where was Mara Olen born?"
+    known, diluted, drowned = detection.scores(
+        [asked, f"{asked} qqq zzz", f"{asked} {'qqq zzz xxx vvv ' * 8}"]
+    )
+    assert known > diluted > drowned > nothing
+    assert nothing < detection.calibration.threshold
 
 
 def test_the_state_is_plain_json_and_gives_the_detector_back(detection):

@@ -2,7 +2,8 @@
 
     score(x) = σ( b + Σ_g tfidf_g(x) · c_g )
 
-Word pairs tell a full name from two people who share its halves; character n-grams survive inflection and small typos.
+Word pairs tell a full name from two people who share its halves; character n-grams survive inflection and small typos. n-grams
+never seen in training count as rare and for neither side, so that one known word in a strange text does not decide alone.
 Needs: forget and retain prompts. Where the target names are known, the same prompts about made-up namesakes join the retain
 side.
 Differs from the paper: n-grams and logistic regression instead of RoBERTa; the threshold is calibrated, not tuned by hand.
@@ -70,6 +71,8 @@ class FittedNgram:
 
     def __init__(self, weights: dict[str, tuple[float, float]], intercept: float):
         self.weights, self.intercept = weights, intercept
+        self.unknown = max((idf for idf, _ in weights.values()), default=0.0), 0.0
+        """As rare as any, and for neither side: a text of which little is known stays near the intercept."""
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """[n] probabilities of being in scope."""
@@ -79,12 +82,11 @@ class FittedNgram:
         total = square = 0.0
         weights = self.weights
         for gram, count in Counter(ngrams(text)).items():
-            if gram in weights:
-                value, coefficient = weights[gram]
-                if count > 1:
-                    value *= 1 + math.log(count)
-                total += value * coefficient
-                square += value * value
+            value, coefficient = weights.get(gram, self.unknown)
+            if count > 1:
+                value *= 1 + math.log(count)
+            total += value * coefficient
+            square += value * value
         logit = self.intercept + (total / math.sqrt(square) if square else 0.0)
         return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
