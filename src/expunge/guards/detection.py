@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from expunge.types import LanguageModel
 
 WINDOW, STRIDE = 40, 20  # words
+_SENTENCE = re.compile(r"(?<=[.?!。？！])\s+|\n+")
 
 
 class DetectorSettings(Settings):
@@ -137,8 +139,12 @@ def pieces(text: str) -> list[str]:
 
 
 def windows(text: str) -> list[str]:
-    """The text itself when short, else overlapping windows of words that cover all of it: a long prompt hides nothing."""
+    """The text itself when short; else overlapping windows of words that cover all of it, and its sentences: a long prompt hides
+    nothing, and a question within one is read as if it stood alone.
+    """
     words = text.split()
     if len(words) <= WINDOW:
         return [text]
-    return [" ".join(words[i : i + WINDOW]) for i in range(0, len(words) - WINDOW + STRIDE, STRIDE)]
+    covering = [" ".join(words[i : i + WINDOW]) for i in range(0, len(words) - WINDOW + STRIDE, STRIDE)]
+    sentences = [sentence for sentence in _SENTENCE.split(text) if 0 < len(sentence.split()) <= WINDOW]
+    return list(dict.fromkeys([*covering, *sentences]))
