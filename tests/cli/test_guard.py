@@ -186,7 +186,7 @@ def test_wrong_use_is_answered_with_what_to_type(fitted, tiny_world, tmp_path):
         assert "holds new weights made by npo, and no guard" in refused(ModelError, *verb)
     (weights / "manifest.json").write_text(json.dumps(manifest))
     shutil.rmtree(weights / "guard")
-    assert "no guard.json" in refused(ModelError, "show", weights)
+    assert "missing or broken" in refused(ModelError, "show", weights)
     assert "--prompt: it is empty" in refused(ConfigError, "test", fitted, "--prompt", "  ")
     assert "nothing to test" in refused(ConfigError, "test", fitted)
     assert "--answer answers the prompts" in refused(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,13 +156,11 @@ def read_guard_manifest(run: Path) -> dict[str, Any]:
 
 def guard_facts(run: Path) -> dict[str, Any]:
     """What a run folder's manifest and guard say, as plain values."""
-    from expunge.errors import ModelError
+    from expunge.guards.state import read_state
 
     manifest = read_guard_manifest(run)
     folder = run / "guard"
-    if not (folder / "guard.json").is_file():
-        raise ModelError(f"{folder}: no guard.json in it. Fit the guard again: expunge guard fit ...")
-    state = json.loads((folder / "guard.json").read_text(encoding="utf-8"))
+    state = read_state(folder)
     detector, action = state["detector"], manifest["recipe"]["action"]
     inner = detector["state"].values() if isinstance(detector["state"], dict) else ()
     parts = [part["detection"] for part in inner if isinstance(part, dict) and "detection" in part]

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from expunge.errors import ModelError
+
 ARRAY = "__array__"
 
 
@@ -35,10 +37,9 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
+    """Raises ModelError where the files are missing or broken: no part of a guard is ever made up."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
-
-    path = folder / "guard.safetensors"
-    arrays = load_file(path) if path.is_file() else {}
 
     def whole(value: Any) -> Any:
         if isinstance(value, dict):
@@ -49,4 +50,12 @@ def read_state(folder: Path) -> dict[str, Any]:
             return [whole(part) for part in value]
         return value
 
-    return whole(json.loads((folder / "guard.json").read_text(encoding="utf-8")))
+    try:
+        path = folder / "guard.safetensors"
+        arrays = load_file(path) if path.is_file() else {}
+        return whole(json.loads((folder / "guard.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: the guard's files are missing or broken ({type(error).__name__}: {error}), so it stands in front of nothing.\n"
+            "Restore them, or fit the guard again."
+        ) from error
