@@ -94,7 +94,7 @@ def test_show_tells_what_is_in_a_guard(fitted, tiny_world):
         "a guard by refuse",
         "Nothing is erased.",
         "Detector: union",
-        "  part names",
+        "  part aliases",
         "  part ngram (regularisation=100)",
         "for misses and for false alarms, calibrated on",
         "Action: refuse (text=I do not know.)",
@@ -106,7 +106,7 @@ def test_show_tells_what_is_in_a_guard(fitted, tiny_world):
     manifest = json.loads((fitted / "manifest.json").read_text())
     assert facts["base"] == manifest["base"]
     assert facts["detector"]["calibration"] == manifest["guard"]["calibration"]
-    assert [part["name"] for part in facts["detector"]["parts"]] == ["names", "ngram"]
+    assert [part["name"] for part in facts["detector"]["parts"]] == ["aliases", "ngram"]
     assert facts["bytes"] == sum(path.stat().st_size for path in (fitted / "guard").iterdir())
 
 
@@ -133,7 +133,7 @@ def test_a_prompt_is_decided_and_answered_only_when_asked(fitted, asked):
     seen, other = found["decisions"]
     assert (seen["in_scope"], other["in_scope"], found["table"]) == (True, False, [])
     assert seen["score"] >= seen["threshold"] > other["score"]
-    assert seen["parts"]["names"]["in_scope"]
+    assert seen["parts"]["aliases"]["in_scope"]
     assert not any(part["in_scope"] for part in other["parts"].values())
     assert "plain" not in seen
     found = json.loads(
@@ -145,7 +145,7 @@ def test_a_prompt_is_decided_and_answered_only_when_asked(fitted, asked):
     assert other["plain"] == other["guarded"]
     said = done("test", fitted, "--prompt", inside, "--answer", "--device", "cpu")
     assert f"{inside}\n  in scope: score" in said
-    assert "names: " in said
+    assert "aliases: " in said
     assert ", saw it" in said
     assert "guarded: I do not know." in said
 

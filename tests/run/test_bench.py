@@ -130,7 +130,7 @@ def _benchmark_of(result):
 def test_refusals_have_no_truth_ratio_and_the_report_says_why(runs):
     view = read_run(runs / "refuse")
     assert view.value("forget_quality/ks_p") is None
-    assert "fixed text" in view.figure("forget_quality/ks_p")["why"]
+    assert "no probability" in view.figure("forget_quality/ks_p")["why"]
     assert view.value("forget/accuracy") == 0
 
 

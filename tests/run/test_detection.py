@@ -77,7 +77,7 @@ def test_whole_names_are_found_in_frames_and_other_spellings_and_not_when_nobody
         assert (found[name, FORGET].n, found[name, FORGET].wrong) == (15, 0), name
     for name in ("typo", "last name first", "run together", "spaced", "leet", "homoglyphs", "base64"):
         assert (found[name, FORGET].n, found[name, FORGET].wrong) == (15, 0), name
-    for name in ("reverse", "initial", "split over turns", "cyrillic"):
+    for name in ("reverse", "initial", "split over turns"):
         assert (found[name, FORGET].n, found[name, FORGET].wrong) == (15, 15), name
     assert not any(counted.flagged for counted in found.values() if counted.rows != FORGET)
     assert found["as it is", RETAIN].n == 60
