@@ -180,7 +180,8 @@ def budget(choices: dict[str, Choice]) -> list[str]:
     return [
         f"**Tuning.** Every training method and edit that has something to choose had the same budget: four runs on the world of seed {SEED}, on which nothing is reported, judged on its",
         f"selection half without a gold. Full weights were tried at learning rates {rates}, adapters at five times these; the few that spend",
-        "their runs on another number are in the table at the end. Guards have no such number: ECO finds its strength on the selection half of the world it is used in. The references",
+        "their runs on another number are in the table at the end. Guards had no such runs: ECO finds its strength on the selection half of the world it is used in, and what ULD, O3 and COCA train with was set",
+        "by hand on the world of seed 7. The references",
         "are not tuned. Results are of the presets as they are. "
         + (
             f"Presets with another setting than the sweep's best: {', '.join(differ)}."

@@ -96,7 +96,7 @@ def test_show_tells_what_is_in_a_guard(fitted, tiny_world):
         "Detector: union",
         "  part aliases",
         "  part ngram (regularisation=100)",
-        "for misses and for false alarms, calibrated on",
+        "for misses and for false alarms. On prompts",
         "Action: refuse (text=I do not know.)",
         f"Base model: {tiny_world / 'target'}",
         "holds the target's names",
