@@ -31,7 +31,7 @@ def pages() -> dict[str, str]:
             "",
             *_paragraphs(entry.doc),
             "",
-            f"Axis: {entry.axis}. Claim: {entry.declared.get('claim', 'approximate')}.",
+            f"Axis: {entry.axis}. Claim: {entry.claim}.",
         ]
         if settings:
             text += ["", "| setting | default | meaning |", "|---|---|---|", *settings]

@@ -45,6 +45,12 @@ class Entry(NamedTuple):
     declared: dict[str, Any]
     """Literal class attributes of the file's main class: needs, claim, version ..."""
 
+    @property
+    def claim(self) -> str:
+        """What may be claimed for what it makes."""
+        usual = "suppression" if self.axis in ("action", "detector") else "approximate"
+        return self.declared.get("claim", usual)
+
 
 @cache
 def entries(axis: str) -> dict[str, Entry]:

@@ -63,7 +63,7 @@ def list_methods() -> list[dict[str, Any]]:
     kinds = {"objective": "training", "action": "guard"}
     found = []
     for entry in catalog.all_entries(*TRAINING_AXES, *GUARD_AXES):
-        claim = entry.declared.get("claim", "approximate")
+        claim = entry.claim
         axes = {entry.axis: entry.name}
         if entry.axis == "action":
             axes["detector"] = "union"

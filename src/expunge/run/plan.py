@@ -37,12 +37,19 @@ def plan(
 ) -> dict[str, Any]:
     """Steps, tokens, operations, seconds and memory (MiB) of `unlearn` with a training recipe.
 
-    Weights are not loaded. Raises ConfigError for a guard, which trains nothing, and for a procedure that asks the model what comes next, DataError for rows
+    Weights are not loaded. Raises ConfigError for a guard, an edit, and for a procedure that asks the model what comes next, DataError for rows
     that are missing, ModelError for a model that is not there.
     """
     if recipe.kind != "training":
+        kind = "a guard" if recipe.kind == "guard" else "an edit"
+        trains = any(getattr(value, "trains", False) for value in recipe.axes.values())
         raise ConfigError(
-            f"'{recipe.method}' is {'a guard' if recipe.kind == 'guard' else 'an edit'}: it trains nothing, so there are no steps to plan."
+            f"'{recipe.method}' is {kind}: "
+            + (
+                "what it trains is a run of its own; plan that one, such as --recipe pocket-uld-assistant."
+                if trains
+                else "it trains nothing, so there are no steps to plan."
+            )
         )
     if getattr(recipe.axes["procedure"], "asks", False):
         raise ConfigError(

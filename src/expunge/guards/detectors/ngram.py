@@ -88,7 +88,7 @@ class FittedNgram:
             total += value * coefficient
             square += value * value
         logit = self.intercept + (total / math.sqrt(square) if square else 0.0)
-        return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
+        return 0.0 if logit < -700 else 1 / (1 + math.exp(-logit))  # NaN stays NaN: it counts as in scope
 
     def state(self) -> dict[str, Any]:
         return {"weights": self.weights, "intercept": self.intercept}
