@@ -209,30 +209,6 @@ def test_the_soft_penalty_counts_from_the_background_mean():
     assert Meaning(embed, ["corvale"], ["home"]).cost("town", GUARD()) == 0.0
 
 
-def test_an_encoder_of_transformers_gives_unit_means(tmp_path, tokenizer):
-    import torch
-    from transformers import BertConfig, BertModel
-
-    from expunge.guards.actions.guard import mean_pooled
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-    )
-    model = BertModel(config).eval()
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    found = mean_pooled(str(tmp_path))(["Mara", "the quick brown fox"])
-    assert np.allclose(np.linalg.norm(found, axis=1), 1)
-    with torch.no_grad():
-        hidden = model(**tokenizer("Mara", return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
-    assert np.allclose(found[0], hidden / np.linalg.norm(hidden), atol=1e-5)
-
-
 # --- state ------------------------------------------------------------------------------------------------------------------
 def test_a_guard_that_was_saved_and_loaded_answers_the_same(lm, tmp_path):
     from expunge.guards.state import read_state, write_state

@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import Field
 
 from expunge.config import Settings
-from expunge.errors import ConfigError, DataError, ModelError
+from expunge.errors import ConfigError, DataError
 from expunge.guards.phrases import STOP_WORDS, Background, Phrases, canonical_words, phrases_of
 from expunge.guards.written_phrases import State, Vocabulary, WrittenPhrases
 from expunge.types import Example, Generation, GenerationParams, Prompt, Score, Seed
@@ -95,7 +95,13 @@ class GUARD(Settings):
             pool = sorted({word for text in background.texts for word in text.split()} - STOP_WORDS)
             rng = np.random.default_rng(Seed(data.seed).child("guard", "background").number)
             words = [pool[i] for i in rng.permutation(len(pool))[:BACKGROUND_WORDS]]
-        return FittedGUARD(self, rows, words, model, mean_pooled(self.encoder) if self.encoder else None)
+        return FittedGUARD(self, rows, words, model, _embedding(self.encoder, model))
+
+
+def _embedding(encoder: str | None, model: TransformerLM) -> Embed | None:
+    from expunge.guards.sentences import SentenceEncoder
+
+    return SentenceEncoder(encoder, model.model.device).encode if encoder else None
 
 
 def _first(phrase: str, ratio: float) -> str:
@@ -192,8 +198,7 @@ class FittedGUARD:
             for row in state["rows"]
         ]
         settings = GUARD.parse(state["settings"], "guard")
-        embed = mean_pooled(settings.encoder) if settings.encoder else None
-        return cls(settings, rows, state["background"], model, embed)
+        return cls(settings, rows, state["background"], model, _embedding(settings.encoder, model))
 
 
 class Nearest:
@@ -298,26 +303,3 @@ class Restriction:
             torch.cat([found.nats, torch.full((len(closing),), cost)]),
             torch.cat([found.halving, closing]) if math.isinf(cost) else found.halving,
         )
-
-
-def mean_pooled(name: str) -> Embed:
-    """A sentence encoder of transformers: the mean of its last hidden states, of unit length. Raises ModelError."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    try:
-        model: Any = AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32).eval()
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise ModelError(f"action.encoder={name}: cannot be loaded as an encoder: {reason}") from error
-
-    @torch.inference_mode()
-    def embed(texts: Sequence[str]) -> np.ndarray:
-        inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        hidden = model(**inputs).last_hidden_state  # [texts, tokens, hidden]
-        mask = inputs["attention_mask"][..., None]
-        means = (hidden * mask).sum(1) / mask.sum(1)
-        return torch.nn.functional.normalize(means, dim=-1).numpy()
-
-    return embed
