@@ -34,6 +34,9 @@ _INVISIBLE = re.compile(
 _ESCAPE = re.compile(
     r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]{2,24});|(?:%[0-9a-fA-F]{2})+"
 )
+_ACROSS = re.compile(rf"\u202e|{_ESCAPE.pattern}")
+"""What may reach across words: an override, or an escape that stands for one."""
+_TOKEN = re.compile(r"\S+|\s+")
 _OVERRIDE = re.compile("\u202e([^\u202c\n]*)\u202c?")
 _SPELT = re.compile(r"(?<!\w)[^\W\d_]([^\w\n]{1,3}|_)[^\W\d_](?:\1[^\W\d_]){2,}(?!\w)")
 _WORD = re.compile(r"\w+")
@@ -92,6 +95,28 @@ def _unzip(letters: Letters) -> tuple[str, tuple[tuple[int, int], ...]]:
 
 
 def _folded(text: str) -> Letters:
+    letters = _normal_letters(text) if _ACROSS.search(text) else _by_word(text)
+    letters = _latin_looks(list(letters))
+    letters = [(part, a, b) for letter, a, b in letters for part in letter.casefold()]
+    return _spelt_out(letters)
+
+
+def _by_word(text: str) -> Iterator[tuple[str, int, int]]:
+    """The same letters where nothing reaches across words: each word that is not ASCII is worked out once."""
+    for match in _TOKEN.finditer(text):
+        word, at = match.group(), match.start()
+        if word.isascii():
+            yield from ((letter, i, i + 1) for i, letter in enumerate(word, at))
+        else:
+            yield from ((letter, a + at, b + at) for letter, a, b in _normal_word(word))
+
+
+@lru_cache(CACHED)
+def _normal_word(word: str) -> tuple[tuple[str, int, int], ...]:
+    return tuple(_normal_letters(word))
+
+
+def _normal_letters(text: str) -> Letters:
     letters = _pairs(text)
     for _ in range(_ROUNDS):
         decoded = _replaced(letters, _ESCAPE, _decode)
@@ -101,10 +126,7 @@ def _folded(text: str) -> Letters:
     letters = _overridden(letters)
     letters = [found for found in letters if not _unseen(found[0])]
     letters = [part for cluster in _clusters(letters) for part in _normal(cluster)]
-    letters = [found for found in letters if not _unseen(found[0])]
-    letters = _latin_looks(letters)
-    letters = [(part, a, b) for letter, a, b in letters for part in letter.casefold()]
-    return _spelt_out(letters)
+    return [found for found in letters if not _unseen(found[0])]
 
 
 def _replaced(letters: Letters, pattern: re.Pattern[str], write: Callable[[str], str]) -> Letters:
