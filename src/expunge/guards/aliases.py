@@ -35,6 +35,8 @@ LETTERS_PER_EDIT = 4
 """A word may differ by one edit for each three of its letters, so that no short word turns into another."""
 LONGEST = 24
 """Longer words, and words with digits, are never read as misspelt."""
+REMEMBERED = 4096
+"""Words read whose near ones are kept at hand: prompts are made of the same few."""
 PARTS = 4
 """Names of more parts are not rearranged."""
 
@@ -77,6 +79,8 @@ class AliasIndex:
         """How often each word is in use with so many deletions."""
         self._near: dict[str, tuple[str, ...]] = {}
         """Words by what is left of them after deletions."""
+        self._read: dict[str, set[str]] = {}
+        """Near words of the words read lately, until the index changes."""
         self._owned: dict[str | None, dict[tuple[_Words, _Entry], None]] = {}
         for name in known:
             self._add(None, name, "name")
@@ -137,9 +141,13 @@ class AliasIndex:
 
     def _near_words(self, word: str) -> set[str]:
         """Indexed words that may be meant: all within the edits allowed, and some more."""
-        near = self._near
-        left = [near[rest] for rest in deletions(word, _allowed(word)) if rest in near] if near else []
-        return {word}.union(*left)
+        if word not in self._read:
+            if len(self._read) >= REMEMBERED:
+                self._read.clear()
+            near = self._near
+            left = [near[rest] for rest in deletions(word, _allowed(word)) if rest in near] if near else []
+            self._read[word] = {word}.union(*left)
+        return self._read[word]
 
     def _add(self, owner: str | None, alias: str, kind: Literal["name", "value"]) -> None:
         owned = self._owned.setdefault(owner, {})
@@ -154,6 +162,7 @@ class AliasIndex:
 
     def _count(self, words: _Words, entry: _Entry, change: Callable[..., bool]) -> None:
         """One more or one less use of these words, their beginnings and their deletions."""
+        self._read.clear()
         for i, word in enumerate(words):
             following = self._next.setdefault(words[:i], {})
             change(following, word)
