@@ -172,6 +172,14 @@ def test_requests_come_and_go_while_others_ask(lm):
     assert len(policy.requests) == 31
 
 
+def test_people_who_stay_are_not_taken_for_a_misspelt_target(lm):
+    text = "Where was Mara Olsen born?"
+    for known, fires in (((), True), (("Mara Olsen",), False)):
+        policy = Policy(lm, known=known)
+        policy.add("r1", [Record("a", subject="Mara Olesen")])
+        assert bool(policy.decide([text])[0].requests) == fires
+
+
 def test_wrong_use_is_refused_in_words(lm):
     policy = Policy(lm)
     policy.add("r1", rows_of("Mara Olen"))

@@ -60,16 +60,19 @@ class Policy:
 
     capabilities = frozenset()
 
-    def __init__(self, model: LanguageModel, background: Sequence[str] = (), seed: int = 0):
+    def __init__(
+        self, model: LanguageModel, background: Sequence[str] = (), known: Sequence[str] = (), seed: int = 0
+    ):
         """`background`: prompts that must pass, such as those of a retain set. Without any, likeness to a request's questions
-        cannot be calibrated, and requests are found by names alone.
+        cannot be calibrated, and requests are found by names alone. `known`: names of people who stay; where one of them fits
+        better, nobody else is meant. Raises DataError for too few background prompts.
         """
         self.model, self.seed = model, seed
         self.background = tuple(background)
         read = [canonicalise(text).text for text in background]
         self._encoder = HashedNgrams.fit(read, COMMON)
         self._background_rows = self._encoder.encode(read)
-        self._names, self._questions = AliasIndex(), NeighbourIndex(self._encoder)
+        self._names, self._questions = AliasIndex(known), NeighbourIndex(self._encoder)
         self._enforced: dict[str, _Enforced] = {}
         self._guards: dict[str, Guard] = {}
         self._arrivals = 0
