@@ -154,3 +154,11 @@ def test_ordinary_long_words_make_no_views():
 )
 def test_other_readings_are_views(text):
     assert any("mara olen" in view for view in canonicalise(text).views)
+
+
+@pytest.mark.parametrize("text", ["％４Ｄara Olen", "%4\u200bDara Olen", "%0¼", "%4а"])
+def test_an_escape_that_was_itself_in_disguise_is_decoded_too(text):
+    found = canonicalise(text).text
+    assert canonicalise(found).text == found
+    if "ara" in text:
+        assert found == "mara olen"

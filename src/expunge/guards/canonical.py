@@ -27,7 +27,7 @@ DEPTH = 2
 """How often a decoded run is decoded again."""
 CACHED = 1 << 16
 """Letters and words whose forms are kept."""
-_ROUNDS = 8
+_ROUNDS = 4
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
@@ -95,9 +95,13 @@ def _unzip(letters: Letters) -> tuple[str, tuple[tuple[int, int], ...]]:
 
 
 def _folded(text: str) -> Letters:
-    letters = _normal_letters(text) if _ACROSS.search(text) else _by_word(text)
-    letters = _latin_looks(list(letters))
-    letters = [(part, a, b) for letter, a, b in letters for part in letter.casefold()]
+    letters = _normal_letters(_pairs(text)) if _ACROSS.search(text) else list(_by_word(text))
+    for _ in range(_ROUNDS):
+        letters = _latin_looks(letters)
+        letters = [(part, a, b) for letter, a, b in letters for part in letter.casefold()]
+        if _replaced(letters, _ESCAPE, _decode) is letters:
+            break
+        letters = _normal_letters(letters)  # an escape that was itself in disguise
     return _spelt_out(letters)
 
 
@@ -113,11 +117,10 @@ def _by_word(text: str) -> Iterator[tuple[str, int, int]]:
 
 @lru_cache(CACHED)
 def _normal_word(word: str) -> tuple[tuple[str, int, int], ...]:
-    return tuple(_normal_letters(word))
+    return tuple(_normal_letters(_pairs(word)))
 
 
-def _normal_letters(text: str) -> Letters:
-    letters = _pairs(text)
+def _normal_letters(letters: Letters) -> Letters:
     for _ in range(_ROUNDS):
         decoded = _replaced(letters, _ESCAPE, _decode)
         if decoded is letters:

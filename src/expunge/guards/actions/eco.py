@@ -29,11 +29,12 @@ from torch import Tensor
 from expunge.config import Settings
 from expunge.errors import ConfigError, DataError
 from expunge.guards.corruptions import REPLACE, STRENGTHLESS, Kind, Noise, Which, corrupt, replaced, swapped
+from expunge.guards.inside import InsideAction
 from expunge.guards.strength import BOUNDS, NOISE_SEEDS, Found, pairs, smallest, zeroth_order
 from expunge.guards.target_names import TargetNames, WrittenNames
 from expunge.models.corrupted import CorruptedInputs
 from expunge.models.entities import EntityFinder
-from expunge.types import Example, Generation, GenerationParams, Prompt, Score, Seed
+from expunge.types import Example, Prompt, Seed
 
 if TYPE_CHECKING:
     from expunge.data.tokenize import Encoded
@@ -112,7 +113,7 @@ class ECO(Settings):
         return smallest(measure, contrast=contrast)
 
 
-class FittedECO:
+class FittedECO(InsideAction):
     """The guard's action with its numbers; also the `Corruption` that the model layer applies."""
 
     def __init__(
@@ -126,6 +127,7 @@ class FittedECO:
         written: WrittenNames | None = None,
     ):
         self.settings, self.names, self.strength, self.curve = settings, names, strength, list(curve)
+        self.change = CorruptedInputs(self)
         self.noise = Noise(
             Seed(seed),
             signs=settings.corruption in ("rademacher", "fixed"),
@@ -143,20 +145,6 @@ class FittedECO:
             sample = table(torch.arange(min(len(model.tokenizer), 4096), device=model.model.device))
         self.rms = float(sample.float().pow(2).mean().sqrt())
         """Root mean square of the embedding entries, as they enter the first layer."""
-
-    def score(
-        self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
-    ) -> list[Score]:
-        return model.score(examples, CorruptedInputs(self), flagged)
-
-    def generate(
-        self,
-        model: TransformerLM,
-        prompts: Sequence[Prompt],
-        params: GenerationParams,
-        flagged: Sequence[bool],
-    ) -> list[list[Generation]]:
-        return model.generate(prompts, params, CorruptedInputs(self), flagged)
 
     # --- which tokens -------------------------------------------------------------------------------------------------
     def prompt_mask(self, encoded: Encoded) -> np.ndarray:

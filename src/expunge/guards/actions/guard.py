@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -32,14 +32,16 @@ from pydantic import Field
 
 from expunge.config import Settings
 from expunge.errors import ConfigError, DataError
+from expunge.guards.inside import InsideAction
 from expunge.guards.phrases import STOP_WORDS, Background, Phrases, canonical_words, phrases_of
 from expunge.guards.written_phrases import State, Vocabulary, WrittenPhrases
-from expunge.types import Example, Generation, GenerationParams, Prompt, Score, Seed
+from expunge.models.restricted import RestrictedTokens
+from expunge.types import Seed
 
 if TYPE_CHECKING:
     from expunge.guards.guard import FitData, Place
     from expunge.models.language_model import TransformerLM
-    from expunge.models.restricted import Penalties, RestrictedTokens
+    from expunge.models.restricted import Penalties
 
 BACKGROUND_WORDS = 200
 """Retain words that s0 is the mean over."""
@@ -121,7 +123,7 @@ class Row(NamedTuple):
     names: tuple[str, ...]
 
 
-class FittedGUARD:
+class FittedGUARD(InsideAction):
     def __init__(
         self,
         settings: GUARD,
@@ -135,34 +137,15 @@ class FittedGUARD:
         self.nearest = Nearest(self.rows)
         self.called = Phrases(name for row in rows for name in row.names)
         self.vocabulary = Vocabulary(model.tokenizer)
+        special = set(self.tokenizer.all_special_ids)
+        self.change = RestrictedTokens(
+            self.rule,
+            self.tokenizer(settings.refusal, add_special_tokens=False)["input_ids"],
+            [i for i in range(len(self.tokenizer)) if i not in special],
+            settings.rounds,
+        )
         self._rule_of_phrases = lru_cache(1024)(self._make_rule)
         self._rule_of_prompt = lru_cache(4096)(lambda prompt: self._rule_of_phrases(self.forbidden(prompt)))
-
-    def score(
-        self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
-    ) -> list[Score]:
-        return model.score(examples, self._change, flagged)
-
-    def generate(
-        self,
-        model: TransformerLM,
-        prompts: Sequence[Prompt],
-        params: GenerationParams,
-        flagged: Sequence[bool],
-    ) -> list[list[Generation]]:
-        return model.generate(prompts, params, self._change, flagged)
-
-    @cached_property
-    def _change(self) -> RestrictedTokens:
-        from expunge.models.restricted import RestrictedTokens
-
-        special = set(self.tokenizer.all_special_ids)
-        return RestrictedTokens(
-            self.rule,
-            self.tokenizer(self.settings.refusal, add_special_tokens=False)["input_ids"],
-            [i for i in range(len(self.tokenizer)) if i not in special],
-            self.settings.rounds,
-        )
 
     def forbidden(self, prompt: str) -> frozenset[str]:
         """F: what may not be said in answer to a prompt."""

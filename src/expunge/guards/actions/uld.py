@@ -20,7 +20,6 @@ ratios are not applicable (keep=1 keeps all). In a small vocabulary the floor(ρ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,8 +30,9 @@ from expunge.artifacts.manifest import hash_files
 from expunge.config import Settings
 from expunge.errors import ConfigError, DataError, ModelError
 from expunge.guards.guard import tokenizer_hash
+from expunge.guards.inside import InsideAction
 from expunge.models.subtracted import Subtracted, disturbance
-from expunge.types import Example, Generation, GenerationParams, Prompt, Score, Seed
+from expunge.types import GenerationParams, Seed
 
 if TYPE_CHECKING:
     from expunge.guards.guard import FitData, Place
@@ -80,7 +80,7 @@ class ULD(Settings):
         if rows:
             rng = np.random.default_rng(Seed(data.seed).child("uld").number)
             drawn = [rows[i] for i in rng.permutation(len(rows))[:ROWS]]
-            fitted.disturbance = {"kl": disturbance(model, fitted.change, drawn), "rows": len(drawn)}
+            fitted.disturbance = {"kl": disturbance(model, fitted.subtracted, drawn), "rows": len(drawn)}
         return fitted
 
     def _train(self, model: TransformerLM, data: FitData) -> Path:
@@ -104,7 +104,7 @@ class ULD(Settings):
         )
 
 
-class FittedULD:
+class FittedULD(InsideAction):
     def __init__(
         self,
         settings: ULD,
@@ -120,21 +120,7 @@ class FittedULD:
         """What the subtraction would do to retain answers without a detector: `kl`, nats per token, over `rows`."""
         ends = model.generation_config(GenerationParams()).eos_token_id
         network: Any = assistant.model.to(device=model.model.device, dtype=model.model.dtype)
-        self.change = Subtracted(network, settings.weight, settings.keep, ends)
-
-    def score(
-        self, model: TransformerLM, examples: Sequence[Example], flagged: Sequence[bool]
-    ) -> list[Score]:
-        return model.score(examples, self.change, flagged)
-
-    def generate(
-        self,
-        model: TransformerLM,
-        prompts: Sequence[Prompt],
-        params: GenerationParams,
-        flagged: Sequence[bool],
-    ) -> list[list[Generation]]:
-        return model.generate(prompts, params, self.change, flagged)
+        self.change = self.subtracted = Subtracted(network, settings.weight, settings.keep, ends)
 
     def state(self) -> dict[str, Any]:
         return {
