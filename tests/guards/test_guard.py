@@ -7,8 +7,9 @@ import pytest
 
 from expunge.artifacts import store
 from expunge.data.dataset import Dataset
-from expunge.errors import ModelError
+from expunge.errors import DataError, ModelError
 from expunge.guards.guard import Guard
+from expunge.guards.policy import Policy
 from expunge.guards.state import read_state, write_state
 from expunge.models.fresh import train_tokenizer
 from expunge.models.load import save_model
@@ -117,3 +118,23 @@ def test_fitting_again_with_the_same_inputs_does_nothing(run, model_folder):
     made = recipe("eco", action={"strength": 4.0}, detector={"alpha": 0.1})
     assert unlearn(model_folder, named, made, run, device="cpu") == run
     assert (run / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_several_guards_stand_before_one_model_that_is_loaded_once(run, model_folder, tmp_path, lm):
+    data = fit_data()
+    rows = Dataset(tuple(data.forget), tuple(data.retain))
+    made = recipe("refuse+ngram", detector={"alpha": 0.1}, action={"text": "No."})
+    second = unlearn(model_folder, rows, made, tmp_path / "second", device="cpu")
+    policy = Policy(load(model_folder, device="cpu"))
+    policy.add_guard("a", load(run, device="cpu", before=policy.model))
+    policy.add_guard("b", load(second, device="cpu", before=policy.model))
+    decided = policy.decide(ASKED[:3])
+    assert [found.requests for found in decided] == [("a", "b"), (), ("a", "b")]
+    answers = policy.generate([Prompt.ask(text) for text in ASKED[:3]], GenerationParams(max_new_tokens=4))
+    assert [row[0].text == "No." for row in answers] == FLAGS[:3]
+    with pytest.raises(DataError, match=r"before=policy\.model"):
+        policy.add_guard("c", load(run, device="cpu"))
+    with pytest.raises(ModelError, match="one made in memory"):
+        load(run, device="cpu", before=lm)
+    with pytest.raises(ModelError, match="under the template 'qa'"):
+        load(run, device="cpu", before=load(model_folder, device="cpu", template="raw"))

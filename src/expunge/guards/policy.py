@@ -124,7 +124,9 @@ class Policy:
         of another model.
         """
         if guard.model is not self.model:
-            raise DataError(f"request '{request}': the guard stands before another model than this policy.")
+            raise DataError(
+                f"request '{request}': the guard stands before another model than this policy. Load it with ex.load(RUN, before=policy.model)."
+            )
         with self._lock:
             self._refuse_known(request)
             self._enforced[request] = _Enforced(self._arrived(), guard.action)

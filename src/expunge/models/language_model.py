@@ -57,6 +57,8 @@ class TransformerLM:
         self.tokenizer = tokenizer
         self.encoder = Encoder(tokenizer, context_length(model, tokenizer), template)
         self.batch_tokens = batch_tokens
+        self.source = ""
+        """The folder, run or hub id that it was loaded from; empty for a model made in memory."""
         self.work = Work()
         self._lock = threading.Lock()
 

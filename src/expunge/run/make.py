@@ -34,11 +34,27 @@ def load(
     device: str | None = None,
     device_map: str | None = None,
     template: str = "auto",
+    before: LanguageModel | None = None,
 ) -> LanguageModel:
     """A model folder, a hub id, a run folder, or an endpoint (http://host/v1#model), ready to be measured. Raises ModelError.
 
     A run that does not hold the whole model (adapter, guard) finds its base where the manifest says, and refuses any other.
+    `before`: for a guard, the base that is loaded already, so that several guards stand before one model.
     """
+    found = _load(name, dtype, device, device_map, template, before)
+    if hasattr(found, "source"):
+        found.source = str(name)
+    return found
+
+
+def _load(
+    name: str | Path,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    template: str,
+    before: Any,
+) -> Any:
     from expunge.models.language_model import TransformerLM
     from expunge.models.load import load_model
 
@@ -67,13 +83,26 @@ def load(
     if manifest["kind"] == "guard":
         from expunge.guards.guard import Guard
 
-        inner: Any = load(base["name"], template=template, **options)
+        if before is not None:
+            _refuse_other_model(folder, manifest, before)
+        inner: Any = before or load(base["name"], template=template, **options)
         return Guard.load(folder / "guard", inner, _recipe_of(manifest), partial(load, device=device))
     from expunge.methods.adapters._peft import load_adapters
 
     model, tokenizer, _ = load_model(base["name"], **options)
     adapted: Any = load_adapters(model, folder / "adapter").eval()
     return TransformerLM(adapted.get_base_model(), tokenizer, template)
+
+
+def _refuse_other_model(folder: Path, manifest: dict[str, Any], before: Any) -> None:
+    """Raises ModelError unless `before` is what the guard was fitted for, under the same template."""
+    source = getattr(before, "source", "")
+    same = bool(source) and model_hash(source) == manifest["base"]["sha256"]
+    if not same or before.encoder.template != manifest["template"]:
+        raise ModelError(
+            f"{folder}: fitted for {manifest['base']['name']} under the template '{manifest['template']}', and the model given is "
+            f"{source or 'one made in memory'}. Load that one, with that template, and give it."
+        )
 
 
 def is_address(name: str | Path) -> bool:
