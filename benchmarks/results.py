@@ -82,7 +82,7 @@ def run_cells(presets, seeds, size: str, out: Path, workers: int) -> dict[str, l
     for arch in dict.fromkeys(map(arch_of, presets)):
         for seed in seeds:
             world = build_pocket(size, seed, arch, workers=workers, tell=print)
-            spec = ("pocket", {"folder": str(world), "half": "report"})
+            spec = ("pocket", {"data": str(world), "half": "report"})
             for name in (name for name in presets if arch_of(name) == arch):
                 cell = str(out / f"seed{seed}" / name)
                 jobs[f"{name} {seed}"] = (

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_of, read_manifest
+from expunge.benchmarks._open import open_benchmark
 from expunge.errors import TrainingError
 from expunge.recipes import Recipe, preset_names
 from expunge.run import load
-from expunge.run.bench import ARCHS, Models, make_artifact, open_benchmark, preset
+from expunge.run.bench import ARCHS, Models, make_artifact, preset
 from expunge.run.build import build_pocket
 from expunge.run.trajectory import TrajectoryProbe
 from expunge.run.workers import free_cores, run_jobs
@@ -76,7 +77,7 @@ def try_setting(world: str, made: Recipe, out: str) -> dict:
     if kept.is_file() and (found := store.read_json(kept))["asked"] == asked:
         return found
     benchmark, models = (
-        open_benchmark(("pocket", {"folder": world, "half": "select"})),
+        open_benchmark("pocket", world, half="select"),
         Models.of(Path(world)),
     )
     try:

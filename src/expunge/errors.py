@@ -23,6 +23,10 @@ class ModelError(UserError):
     """A model folder, a tokenizer, or an artifact."""
 
 
+class CapabilityError(ModelError):
+    """What was asked is beyond this kind of model (an endpoint gives no likelihoods): a figure is then not applicable, with this reason."""
+
+
 class TrainingError(UserError):
     """Training cannot go on: a loss that is not finite or has exploded."""
 

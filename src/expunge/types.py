@@ -38,14 +38,24 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a user sends: the turns so far, and optionally the start of the answer (`prefill`) put in the model's mouth."""
+    """What a user sends: the turns so far, and optionally the start of the answer (`prefill`) put in the model's mouth.
+
+    Without any turn it is a text to be continued, outside of every template.
+    """
 
     messages: tuple[Message, ...]
     prefill: str = ""
+    images: tuple[str, ...] = ()
+    """Files that the first turn shows, for models that see."""
 
     @classmethod
     def ask(cls, question: str, prefill: str = "") -> Prompt:
         return cls((Message("user", question),), prefill)
+
+    @classmethod
+    def continuing(cls, text: str) -> Prompt:
+        """A text that is to be continued as it stands."""
+        return cls((), text)
 
     @property
     def text(self) -> str:
@@ -76,6 +86,9 @@ class Score:
     hits: np.ndarray  # [answer] bool: the most likely token is the given one
     floored: bool = False
     """True where a guard leaves the answer no probability at all; metrics that need likelihoods are then not applicable."""
+    z: np.ndarray | None = None
+    """[answer] float32: (log p - μ) / σ of each token, μ and σ of log p over the vocabulary at its position (Min-K%++); None where a
+    fixed text is all that is said."""
 
     @property
     def tokens(self) -> int:
@@ -168,6 +181,8 @@ class Figure:
     high: float | None = None
     why: str = ""
     """Why `value` is absent: a capability, a gold model or a likelihood is missing. Never stands in for a number."""
+    note: str = ""
+    """What has to be said beside the value."""
 
     @property
     def number(self) -> float:

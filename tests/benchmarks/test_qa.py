@@ -28,9 +28,10 @@ class Counting:
         self.scored, self.asked, self.floored = [], [], floored
 
     def score(self, examples):
+        first = len(self.scored)
         self.scored += examples
         return [
-            Score(np.full(4, -1.0, dtype=np.float32), np.ones(4, bool), floored=i < self.floored)
+            Score(np.full(4, -1.0, dtype=np.float32), np.ones(4, bool), floored=first + i < self.floored)
             for i, _ in enumerate(examples)
         ]
 

@@ -191,7 +191,7 @@ def test_score_log_refuses_a_log_that_is_none(tmp_path):
         (["evaluate", "x", "--benchmark", "tofu", "--data", ".", "--split", "forget7"], "no such split"),
         (
             ["evaluate", "x", "--benchmark", "tofu", "--data", ".", "--half", "left"],
-            "expected select, report or all",
+            "should be 'select', 'report' or 'all'",
         ),
         (["report", "nowhere"], "no manifest.json"),
         (["compare", "nowhere"], "no manifest.json"),

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from expunge.errors import ConfigError, ModelError
+from expunge.errors import CapabilityError, ConfigError, ModelError
 from expunge.models.endpoint import Endpoint
 from expunge.types import Example, GenerationParams, LanguageModel, Message, Prompt
 
@@ -136,7 +136,7 @@ def test_what_an_endpoint_cannot_do_is_refused(server):
         model.score([Example(ASK[0], "x")])
     with pytest.raises(ConfigError, match="no beam search"):
         model.generate(ASK[:1], GenerationParams(beams=2))
-    with pytest.raises(ConfigError, match="given start"):
+    with pytest.raises(CapabilityError, match="given start"):
         model.generate([Prompt.ask("x", prefill="y")], GenerationParams())
     for url, name in (("ftp://x", "m"), ("https://host/v1", "")):
         with pytest.raises(ConfigError, match="expected an address and a model's name"):

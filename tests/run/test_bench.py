@@ -32,7 +32,7 @@ def shortened(name):
 @pytest.fixture(scope="module")
 def runs(tiny_world, tmp_path_factory):
     out = tmp_path_factory.mktemp("bench")
-    spec = ("pocket", {"folder": str(tiny_world), "half": "report"})
+    spec = ("pocket", {"data": str(tiny_world), "half": "report"})
     recipes = {name: shortened(name) for name in ("npo", "simnpo", "eco", "neutral", "refuse")}
     run_bench(out, spec, Models.of(tiny_world), recipes, workers=1)
     return out
@@ -71,7 +71,7 @@ def test_a_built_world_is_found_again(tiny_world):
 
 
 def test_the_target_knows_and_the_gold_does_not(tiny_world):
-    benchmark = Pocket.open(tiny_world, "all")
+    benchmark = Pocket.open(tiny_world, half="all")
     figures = {
         name: benchmark.figures(measure(tiny_world / name, benchmark), None) for name in ("target", "gold")
     }
@@ -81,12 +81,12 @@ def test_the_target_knows_and_the_gold_does_not(tiny_world):
 
 
 def test_records_are_measured_once_and_found_again(tiny_world, monkeypatch):
-    benchmark = Pocket.open(tiny_world, "all")
+    benchmark = Pocket.open(tiny_world, half="all")
     first = measure(tiny_world / "target", benchmark)
     from expunge.run import measuring
 
     monkeypatch.setattr(measuring, "load", lambda *a, **k: pytest.fail("measured again"))
-    assert measure(tiny_world / "target", Pocket.open(tiny_world, "report")) == first
+    assert measure(tiny_world / "target", Pocket.open(tiny_world, half="report")) == first
 
 
 def test_every_run_is_evaluated_against_gold_target_and_floor(runs):
@@ -186,7 +186,7 @@ def test_runs_measured_differently_are_not_put_in_one_table(runs, tiny_world, tm
     import shutil
 
     other = shutil.copytree(runs / "npo", tmp_path / "other")
-    evaluate(other, Pocket.open(tiny_world, "all"), gold=tiny_world / "gold")
+    evaluate(other, Pocket.open(tiny_world, half="all"), gold=tiny_world / "gold")
     with pytest.raises(DataError, match=r"were measured differently \(half\)"):
         write_comparison([runs / "npo", other], tmp_path / "page.html")
 
@@ -201,7 +201,7 @@ def test_an_unevaluated_run_says_what_to_type(runs, tmp_path):
 
 
 def test_prefill_recovers_from_the_target_and_not_from_the_gold(tiny_world):
-    benchmark = Pocket.open(tiny_world, "report")
+    benchmark = Pocket.open(tiny_world, half="report")
     result = attack(tiny_world / "target", benchmark, gold=tiny_world / "gold")
     assert result["figures"]["prefill/run"]["value"] >= 0.9
     assert result["figures"]["prefill/gold"]["value"] <= 0.2
@@ -229,7 +229,7 @@ def test_the_verbs_work_from_the_command_line(runs, tiny_world):
 
 
 def test_a_finished_bench_is_not_run_again(runs, tiny_world):
-    spec = ("pocket", {"folder": str(tiny_world), "half": "report"})
+    spec = ("pocket", {"data": str(tiny_world), "half": "report"})
     said = []
     run_bench(
         runs,
@@ -251,7 +251,7 @@ def hidden(tiny_world, tmp_path_factory):
         update={"max_steps": 20, "probe_every": None, "select": "last", "learning_rate": 1e-3}
     )
     out = tmp_path_factory.mktemp("runs") / "idk"
-    spec = ("pocket", {"folder": str(tiny_world), "half": "report"})
+    spec = ("pocket", {"data": str(tiny_world), "half": "report"})
     run_method(
         str(out),
         spec,
@@ -285,23 +285,25 @@ def test_the_report_no_longer_says_that_relearning_was_not_tried(hidden):
 
 
 def test_nobody_who_is_measured_was_trained_on(tiny_world):
-    benchmark = Pocket.open(tiny_world, "report")
+    benchmark = Pocket.open(tiny_world, half="report")
     taught = {probe.subject for probe in benchmark.other_forget_probes()}
     assert taught == benchmark.of_half("select").forget_subjects()
     assert not taught & benchmark.forget_subjects()
     with pytest.raises(DataError, match="nobody is left to train on"):
-        attack(tiny_world / "gold", Pocket.open(tiny_world, "all"), "relearning")
+        attack(tiny_world / "gold", Pocket.open(tiny_world, half="all"), "relearning")
 
 
 def test_the_gold_learns_what_it_is_taught_at_the_default_rate(tiny_world):
     lm = load(tiny_world / "gold", template="qa", device="cpu")
-    trace = relearn(lm, Pocket.open(tiny_world, "report").other_forget_probes(), Relearning().training, 0)
+    trace = relearn(
+        lm, Pocket.open(tiny_world, half="report").other_forget_probes(), Relearning().training, 0
+    )
     assert len(trace) == 20
     assert trace[-1]["retain_loss"] < 0.2 * trace[0]["retain_loss"]
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_world):
-    rows = Pocket.open(tiny_world, "report").other_forget_probes()
+    rows = Pocket.open(tiny_world, half="report").other_forget_probes()
     weights = []
     for _ in range(2):
         lm = load(tiny_world / "gold", template="qa", device="cpu")
@@ -312,7 +314,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_world):
 
 def test_a_guard_has_a_reason_in_place_of_a_number(tiny_world, tmp_path):
     out = str(tmp_path / "refuse")
-    spec = ("pocket", {"folder": str(tiny_world), "half": "report"})
+    spec = ("pocket", {"data": str(tiny_world), "half": "report"})
     run_method(out, spec, Models.of(tiny_world), preset("pocket", "refuse", 0), attacks=("relearning",))
     figures = json.loads((tmp_path / "refuse" / "evaluations" / "attack-relearning.json").read_text())[
         "figures"
@@ -324,7 +326,7 @@ def test_a_guard_has_a_reason_in_place_of_a_number(tiny_world, tmp_path):
 
 
 def test_the_probability_is_that_of_the_right_answer(tiny_world):
-    benchmark = Pocket.open(tiny_world, "report")
+    benchmark = Pocket.open(tiny_world, half="report")
     target = load(tiny_world / "target", template="qa", device="cpu")
     probes = benchmark.forget_probes()
     rows = Relearning().run(target, probes)

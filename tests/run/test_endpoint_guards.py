@@ -115,17 +115,20 @@ def test_an_action_inside_the_model_is_refused_with_what_to_take_instead(method,
     assert not (tmp_path / "run").exists()
 
 
-def test_scores_are_refused_in_a_sentence_and_before_anything_is_asked(rows, tmp_path, server):
+def test_an_endpoint_is_evaluated_on_what_it_writes_and_likelihoods_have_a_reason(rows, tmp_path, server):
     world = {"version": VERSION, "settings": SIZES["tiny"].model_dump(), "seed": 0}
     (tmp_path / "world.json").write_text(json.dumps(world), encoding="utf-8")
     assert unlearn(name_of(server), rows, tmp_path / "run", "refuse").exit_code == 0
     for subject in (str(tmp_path / "run"), name_of(server)):
         done = CliRunner().invoke(
-            app, ["evaluate", subject, "--benchmark", "pocket", "--data", str(tmp_path)]
+            app, ["evaluate", subject, "--benchmark", "pocket", "--data", str(tmp_path), "--json"]
         )
-        assert isinstance(done.exception, ModelError)
-        assert "Scores need the weights" in str(done.exception)
-    assert not server.seen
+        assert done.exit_code == 0, done.output
+        figures = json.loads(done.stdout)["figures"]
+        assert figures["forget/accuracy"]["value"] is not None
+        for name in ("forget/probability", "model_utility", "forget_quality/ks_p"):
+            assert figures[name]["value"] is None
+            assert "Scores need the weights" in figures[name]["why"]
 
 
 def test_a_run_for_one_address_is_not_loaded_for_another(rows, tmp_path, server):

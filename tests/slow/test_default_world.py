@@ -37,7 +37,7 @@ def worlds(tmp_path_factory):
 @pytest.fixture(scope="module")
 def guards(worlds, tmp_path_factory):
     out = tmp_path_factory.mktemp("guards")
-    spec = ("pocket", {"folder": str(worlds[0]), "half": "report"})
+    spec = ("pocket", {"data": str(worlds[0]), "half": "report"})
     run_bench(
         out,
         spec,
@@ -64,7 +64,7 @@ def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guar
     """
     from expunge.guards.actions.eco import FittedECO
 
-    benchmark = Pocket.open(worlds[0], "report")
+    benchmark = Pocket.open(worlds[0], half="report")
     guard = load(guards / "eco")
     gold = load(worlds[0] / "gold", template="qa")
     probes = benchmark.forget_probes()
@@ -112,7 +112,7 @@ def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guar
 
 def test_eco_changes_nothing_outside_its_false_alarms(worlds, guards):
     """L5: equal records where nothing is flagged; the loss of a part is its false alarms times their damage, no more."""
-    benchmark = Pocket.open(worlds[0], "all")
+    benchmark = Pocket.open(worlds[0], half="all")
     guard = load(guards / "eco")
     guarded = json.loads((guards / "eco" / "evaluations" / "pocket.json").read_text())["rows"]
     plain = measure(worlds[0] / "target", benchmark, judge=worlds[0] / "gold")
@@ -148,7 +148,7 @@ def test_the_controls_stand_beside_eco_and_the_words_follow_the_figures(guards):
 def test_the_knowledge_is_still_in_the_weights_behind_a_guard(worlds, guards):
     """L9: on the clean prompt the same weights answer, and a look through the output head at the last blocks finds the fact."""
     guard = load(guards / "eco")
-    probes = Pocket.open(worlds[0], "report").forget_probes()
+    probes = Pocket.open(worlds[0], half="report").forget_probes()
     scores = guard.model.score([Example(Prompt.ask(p.question), p.answer) for p in probes])
     assert np.mean([score.hits.all() for score in scores]) >= 0.98
     known, unknown = (

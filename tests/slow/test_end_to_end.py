@@ -18,7 +18,7 @@ def test_a_mixture_of_experts_learns_the_world_and_unlearns(tmp_path):
     page = bench_pocket(tmp_path / "runs", size="tiny", arch="moe", methods=("npo", "eco"))
     assert "npo" in page.read_text()
     world = build_pocket("tiny", 0, "moe")
-    benchmark = Pocket.open(world, "all")
+    benchmark = Pocket.open(world, half="all")
     target = benchmark.figures(measure(world / "target", benchmark), None)
     assert target["forget/accuracy"].value >= 0.95
     config = json.loads((world / "target" / "config.json").read_text())

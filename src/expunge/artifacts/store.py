@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -101,6 +102,26 @@ def read_json(path: Path) -> Any:
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """One JSON value a line."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows of plain values as Parquet, atomically. Fields that some rows lack are null there; nothing is written without rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not rows:
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with _disk_errors(path):
+        new = path.with_name(path.name + ".new")
+        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), new)
+        new.replace(path)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(folder: Path) -> None:

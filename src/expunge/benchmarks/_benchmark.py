@@ -1,104 +1,75 @@
-"""What every question-answer benchmark in TOFU's layout is: rows, a half that counts, and figures from records."""
+"""What every benchmark is: data, what it asks of a model, one row a sample, and figures from the rows."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from expunge.benchmarks._qa import (
-    Dialect,
-    Half,
-    Level,
-    Record,
-    Roles,
-    Table,
-    fluency_figures,
-    half_of,
-    keep_half,
-    level_of,
-    membership_figure,
-    tofu_figures,
-)
-from expunge.data.dataset import Dataset
-from expunge.errors import DataError
-from expunge.types import Figure, Probe
+from expunge.benchmarks._asks import Asks, Replies
+from expunge.config import Settings
+from expunge.types import Figure, LanguageModel
+
+Row = dict[str, Any]
+"""One sample with everything measured: plain JSON values, at least "task" (which part of the benchmark) and "idx" (its place there).
+What could not be measured is None."""
 
 
-class QABenchmark(ABC):
-    """The forget people are split in two: settings are chosen on one `half` ("select"), figures are those of the other."""
+class Benchmark(ABC):
+    """A file `benchmarks/ort.py` is the benchmark 'ort'; its class has the file's name in any capitals, without underscores."""
 
     name: ClassVar[str]
     version: ClassVar[int]
-    roles: ClassVar[Roles]
-    max_new_tokens: ClassVar[int]
-    template: str
-    dialect: Dialect
-    half: Half
+    """Raised whenever the same model gives other rows or figures."""
+    data_is: ClassVar[str]
+    """What `--data` has to be, in a few words."""
+    columns: ClassVar[tuple[tuple[str, str, str], ...]] = ()
+    """The figures that tables show: name, heading, meaning with which way is good."""
+    Options: ClassVar[type[Settings]] = Settings
+    """What `--set name=value` may change."""
+    template: str = "auto"
+    """How a question becomes a prompt, where the benchmark has turns (see `data.tokenize`)."""
+
+    @classmethod
+    def open(cls, data: str | Path, **options: Any) -> Self:
+        """The benchmark on a folder, a file or a hub id. Raises ConfigError for an option, DataError for the data."""
+        return cls(data, **options)
+
+    def __init__(self, data: str | Path, **options: Any):
+        self.data = str(data)
+        self.options: Any = self.parse(options)
+
+    @classmethod
+    def parse(cls, options: dict[str, Any]) -> Any:
+        """The options, checked. Raises ConfigError."""
+        return cls.Options.parse(options, f"benchmark {cls.name}")
 
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What identifies the benchmark: figures taken under other settings do not compare."""
+        """Plain values that identify the benchmark, its data included: figures taken under other settings do not compare. Has at least
+        "benchmark" and "version".
+        """
 
     @abstractmethod
-    def of_half(self, half: Half) -> Self:
-        """The same benchmark, counting another half of the forget people."""
+    def asks(self) -> Asks:
+        """Everything that is asked of a model."""
 
     @abstractmethod
-    def dataset(self) -> Dataset:
-        """What methods are given."""
+    def rows(self, replies: Replies) -> list[Row]:
+        """One row a sample."""
 
     @abstractmethod
-    def tasks(self) -> dict[str, list[Probe]]:
-        """All rows of every task; `figures` keeps the half that is asked for."""
+    def figures(self, rows: Sequence[Row], gold: Sequence[Row] | None) -> dict[str, Figure]:
+        """Names are `task/metric`. `gold`: the rows of a model retrained without the data; a figure that needs them and has none is
+        absent with the reason, never 0 or 1.
+        """
 
-    @abstractmethod
-    def probe_tasks(self) -> dict[str, list[Probe]]:
-        """Fewer rows, for the points of a trajectory."""
+    def judge(self, rows: list[Row], judge: LanguageModel | None) -> list[Row]:
+        """Rows with what another model (the gold) makes of what was written, where the benchmark wants that."""
+        return rows
 
-    @abstractmethod
-    def refusals(self) -> tuple[str, ...]:
-        """Other answers for methods that need them; may be empty."""
-
-    def forget_probes(self) -> list[Probe]:
-        """The rows that attacks try to bring back: those of the half that is asked for."""
-        probes = self.tasks()[self.roles.forget]
-        kept = half_of([probe.subject for probe in probes], self.half)
-        return [probe for probe in probes if probe.subject in kept]
-
-    def other_forget_probes(self) -> list[Probe]:
-        """Forget rows of all other people: what an attacker may train on. Raises DataError when everybody is asked for."""
-        subjects = self.forget_subjects()
-        found = [probe for probe in self.tasks()[self.roles.forget] if probe.subject not in subjects]
-        if not found:
-            raise DataError(
-                f"{self.name}: half '{self.half}' counts every forget subject, so nobody is left to train on.\n"
-                "Take one half of at least two subjects:  --half report"
-            )
-        return found
-
-    def forget_subjects(self) -> set[str]:
-        """The people of the half that is asked for."""
-        return {probe.subject for probe in self.forget_probes()}
-
-    def truth_ratios(self, records: Sequence[Record]) -> list[float] | None:
-        """Of the forget rows that count, or None where they have no likelihood."""
-        table, forget = self._table(records), self.roles.forget
-        return None if table.why_no_likelihood(forget) else table.ratios(forget).tolist()
-
-    def level(self, records: Sequence[Record]) -> Level:
-        """Where the forget rows that count stand between known and unknown."""
-        return level_of(self._table(records))
-
-    def figures(self, records: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, Figure]:
-        """TOFU's figures, fluency of the forget answers, and membership where there are rows that were never trained."""
-        table = self._table(records)
-        found = tofu_figures(table, self._table(gold) if gold is not None else None)
-        found |= fluency_figures(table, self.roles.forget)
-        if "holdout" in table.tasks:
-            found["membership/auc"] = membership_figure(table, self.roles.forget, "holdout")
-        return found
-
-    def _table(self, records: Sequence[Record]) -> Table:
-        return Table(keep_half(records, self.roles.forget, self.half), self.roles, self.dialect)
+    def shown(self, rows: dict[str, list[Row]]) -> dict[str, Any]:
+        """What pages show of the rows of all models ("run", "target", "gold", "floor"), beside the figures."""
+        return {}

@@ -7,11 +7,13 @@ have the fields of TOFU's published logs, so figures can be taken from a log wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from expunge.benchmarks._asks import Asks, Replies, ask
+from expunge.benchmarks._figures import FLOOR, FLOOR_SHARE, loss, mean_of, resampled, share_of
 from expunge.metrics import (
     accuracy,
     fluency,
@@ -23,16 +25,12 @@ from expunge.metrics import (
     truth_ratio,
 )
 from expunge.metrics.forget_quality import forget_quality
-from expunge.types import Example, Figure, GenerationParams, LanguageModel, Probe, Prompt, Score
+from expunge.types import Example, Figure, GenerationParams, LanguageModel, Probe, Prompt
 
 Record = dict[str, Any]
 Half = Literal["select", "report", "all"]
-MEASURE = 1
+MEASURE = 2
 """Raised whenever the same model gives other records; part of the key under which they are cached."""
-FLOOR = -math.log(1e-12)
-FLOOR_SHARE = 0.01
-"""An answer without any probability counts as FLOOR nats a token; above this share of them, likelihood figures are not
-applicable."""
 
 
 class Dialect(NamedTuple):
@@ -74,65 +72,45 @@ def measure(
     max_new_tokens: int,
     judge: LanguageModel | None = None,
     judged: Sequence[str] = (),
-    progress: Callable[[str], None] = lambda what: None,
 ) -> list[Record]:
-    """One record a row. `judge` scores the answers of the `judged` tasks for fluency."""
+    """One record a row, from a model at hand. `judge` scores the answers of the `judged` tasks for fluency."""
+    replies = ask(model, asks_of(tasks, max_new_tokens))
+    return judge_answers(rows_of(tasks, max_new_tokens, replies), judge, judged)
+
+
+def asks_of(tasks: Mapping[str, Sequence[Probe]], max_new_tokens: int) -> Asks:
+    """The likelihood of every right and wrong answer, and an answer to every question."""
+    probes = [probe for group in tasks.values() for probe in group]
+    params = GenerationParams(max_new_tokens=max_new_tokens)
+    return Asks(
+        [_example(probe, answer) for probe in probes for answer in _answers(probe)],
+        [(Prompt.ask(probe.question), params) for probe in probes],
+    )
+
+
+def _answers(probe: Probe) -> tuple[str, ...]:
+    return (probe.answer, probe.right_answer, *probe.perturbed_answer)
+
+
+def _example(probe: Probe, answer: str) -> Example:
+    return Example(Prompt.ask(probe.question), answer, probe.id)
+
+
+def rows_of(tasks: Mapping[str, Sequence[Probe]], max_new_tokens: int, replies: Replies) -> list[Record]:
+    """One record a row."""
+    params = GenerationParams(max_new_tokens=max_new_tokens)
     rows = [(task, number, probe) for task, probes in tasks.items() for number, probe in enumerate(probes)]
-    examples: dict[tuple[str, str], Example] = {}
-    for task, number, probe in rows:
-        for answer in (probe.answer, probe.right_answer, *probe.perturbed_answer):
-            examples.setdefault(
-                (probe.question, answer), Example(Prompt.ask(probe.question), answer, f"{task} {number}")
-            )
-    progress("scoring")
-    scores = dict(zip(examples, model.score(list(examples.values())), strict=True))
-    progress("generating")
-    questions = list(dict.fromkeys(probe.question for _, _, probe in rows))
-    answered = model.generate(
-        [Prompt.ask(question) for question in questions], GenerationParams(max_new_tokens=max_new_tokens)
-    )
-    said = {question: answers[0].text for question, answers in zip(questions, answered, strict=True)}
-    texts = [said[probe.question] for _, _, probe in rows]
+    answers = [replies.answer(Prompt.ask(probe.question), params) for _, _, probe in rows]
+    texts = [written[0].text if written else "" for written in answers]
     recalls = rouge.rouge_recall(texts, [probe.answer for _, _, probe in rows])
-    fluent = _judge(
-        judge,
-        [
-            (probe.question, text) if task in judged else None
-            for (task, _, probe), text in zip(rows, texts, strict=True)
-        ],
-    )
     return [
-        _record(task, number, probe, scores, text, recall, logprob)
-        for (task, number, probe), text, recall, logprob in zip(rows, texts, recalls, fluent, strict=True)
+        _record(task, number, probe, replies, text, recall)
+        for (task, number, probe), text, recall in zip(rows, texts, recalls, strict=True)
     ]
 
 
-def _judge(judge: LanguageModel | None, answers: Sequence[tuple[str, str] | None]) -> list[float | None]:
-    """Plausibility of each written answer under the judge; None where there is nothing to judge or nobody to do it."""
-    if judge is None:
-        return [None] * len(answers)
-    found = [0.0 if answer else None for answer in answers]
-    wanted = [
-        (i, Example(Prompt.ask(answer[0]), answer[1]))
-        for i, answer in enumerate(answers)
-        if answer and answer[1].strip()
-    ]
-    for (i, _), score in zip(wanted, judge.score([example for _, example in wanted]), strict=True):
-        found[i] = fluency.plausibility(score.token_logprobs)
-    return found
-
-
-def _record(
-    task: str,
-    number: int,
-    probe: Probe,
-    scores: Mapping[tuple[str, str], Score],
-    text: str,
-    recall: rouge.Rouge,
-    judged: float | None,
-) -> Record:
-    gt, para = scores[probe.question, probe.answer], scores[probe.question, probe.right_answer]
-    wrong = [scores[probe.question, answer] for answer in probe.perturbed_answer]
+def _record(task: str, number: int, probe: Probe, replies: Replies, text: str, recall: rouge.Rouge) -> Record:
+    gt, para, *wrong = (replies.score(_example(probe, answer)) for answer in _answers(probe))
     return {
         "task": task,
         "idx": number,
@@ -141,21 +119,30 @@ def _record(
         "prompt": probe.question,
         "reference": probe.answer,
         "generation": text,
-        "n_gt": gt.tokens,
-        "avg_gt_loss": _loss(gt),
-        "n_para": para.tokens,
-        "avg_para_loss": _loss(para),
-        "n_pert": [score.tokens for score in wrong],
-        "avg_pert_loss": [_loss(score) for score in wrong],
+        "n_gt": gt.tokens if gt else None,
+        "avg_gt_loss": loss(gt),
+        "n_para": para.tokens if para else None,
+        "avg_para_loss": loss(para),
+        "n_pert": [score.tokens if score else None for score in wrong],
+        "avg_pert_loss": [loss(score) for score in wrong],
         "rouge1_recall": recall.rouge1_recall,
         "rougeL_recall": recall.rouge_l_recall,
         "accurate": accuracy.is_accurate(text, probe.answer, probe.value),
-        "plausibility": judged,
+        "plausibility": None,
+        **({"why": replies.why["score"]} if gt is None else {}),
     }
 
 
-def _loss(score: Score) -> float | None:
-    return None if score.floored else -score.mean_logprob
+def judge_answers(rows: list[Record], judge: LanguageModel | None, judged: Sequence[str]) -> list[Record]:
+    """The rows of the `judged` tasks with the plausibility of what was written, where there is a judge."""
+    if judge is None:
+        return rows
+    wanted = [i for i, row in enumerate(rows) if row["task"] in judged]
+    written = [i for i in wanted if rows[i]["generation"].strip()]
+    scores = judge.score([Example(Prompt.ask(rows[i]["prompt"]), rows[i]["generation"]) for i in written])
+    found = dict.fromkeys(wanted, 0.0)
+    found |= {i: fluency.plausibility(score.token_logprobs) for i, score in zip(written, scores, strict=True)}
+    return [{**row, "plausibility": found.get(i)} for i, row in enumerate(rows)]
 
 
 # --- halves and levels ------------------------------------------------------------------------------------------------
@@ -247,6 +234,8 @@ class Table:
     def why_no_likelihood(self, task: str) -> str:
         """The reason why likelihood figures of a task are not applicable, or ""."""
         rows = self.tasks[task]
+        if "why" in rows[0]:
+            return rows[0]["why"]
         floored = sum(
             record["avg_gt_loss"] is None
             or record["avg_para_loss"] is None
@@ -282,23 +271,12 @@ def task_figures(table: Table, task: str) -> dict[str, Figure]:
     }
     if "accurate" in table.tasks[task][0]:
         accurate = np.array([record["accurate"] for record in table.tasks[task]], dtype=float)
-        found[f"{task}/accuracy"] = _share_figure(accurate, clusters)
+        found[f"{task}/accuracy"] = share_of(accurate, clusters)
     return found
 
 
-def _share_figure(hits: np.ndarray, clusters: list[list[int]]) -> Figure:
-    """A share with the wider of two intervals: Wilson's, which knows that none of n is not never, and that of whole clusters."""
-    wilson = intervals.wilson(int(hits.sum()), len(hits))
-    spread = intervals.percentiles(intervals.resampled_means(hits, clusters))
-    return Figure(float(hits.mean()), len(hits), min(wilson.low, spread.low), max(wilson.high, spread.high))
-
-
 def _mean_figure(values: np.ndarray | None, clusters: list[list[int]], n: int, why: str) -> Figure:
-    if values is None:
-        return Figure(None, n, why=why)
-    return Figure(
-        float(values.mean()), n, *intervals.percentiles(intervals.resampled_means(values, clusters))
-    )
+    return Figure(None, n, why=why) if values is None else mean_of(values, clusters)
 
 
 def utility_figure(table: Table) -> Figure:
@@ -362,15 +340,5 @@ def membership_figure(table: Table, task: str, others: str) -> Figure:
     n = len(table.tasks[task]) + len(table.tasks[others])
     if why := table.why_no_likelihood(task) or table.why_no_likelihood(others):
         return Figure(None, n, why=why)
-    a, b = -table.nll(task), -table.nll(others)
-    rng = np.random.default_rng(0)
-    groups = [[np.array(rows) for rows in table.clusters(name)] for name in (task, others)]
-    draws = [
-        [np.concatenate([part[i] for i in rng.integers(len(part), size=len(part))]) for part in groups]
-        for _ in range(200)
-    ]
-    return Figure(
-        membership.auc(a, b),
-        n,
-        *intervals.percentiles(np.array([membership.auc(a[x], b[y]) for x, y in draws])),
-    )
+    parts = [(-table.nll(name), table.clusters(name)) for name in (task, others)]
+    return resampled(parts, membership.auc, 200)

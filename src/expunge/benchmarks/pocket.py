@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from expunge.benchmarks._benchmark import QABenchmark
 from expunge.benchmarks._qa import DIALECTS, Half, Roles
+from expunge.benchmarks._qa_benchmark import QABenchmark
+from expunge.config import Settings
 from expunge.data.dataset import Dataset
 from expunge.data.dataset import Record as Row
 from expunge.data.pocket.words import REFUSALS
@@ -24,10 +25,17 @@ from expunge.errors import DataError
 from expunge.types import Probe
 
 
+class PocketOptions(Settings):
+    half: Half = "report"
+    """Which half of the forget people counts: select, report or all."""
+
+
 class Pocket(QABenchmark):
     version: ClassVar = VERSION
     name: ClassVar = "pocket"
     roles: ClassVar = Roles("forget", "retain", "known", "lands")
+    data_is: ClassVar = "a world's folder; `expunge pocket` builds one, or finds the one that `expunge bench pocket` built, and says where it is"
+    Options: ClassVar = PocketOptions
     max_new_tokens: ClassVar = 24
     template = "qa"
     dialect = DIALECTS["openunlearning"]._replace(name="pocket", epsilon=0.0)
@@ -37,17 +45,18 @@ class Pocket(QABenchmark):
         self.world: World = build_world(settings, seed)
 
     @classmethod
-    def open(cls, folder: str | Path, half: Half = "report") -> Pocket:
-        """The world that a folder was built for. Raises DataError when it is not such a folder."""
-        path = Path(folder) / "world.json"
+    def open(cls, data: str | Path, **options: Any) -> Self:
+        """The world that a folder was built for. Raises DataError when it is not such a folder, ConfigError for an unknown half."""
+        half = cls.parse(options).half
+        path = Path(data) / "world.json"
         if not path.is_file():
             raise DataError(
-                f"{folder}: no world.json, so this is no pocket world. Build one:  expunge pocket --out {folder}"
+                f"{data}: no world.json, so this is no pocket world. Build one:  expunge pocket --out {data}"
             )
         facts = json.loads(path.read_text(encoding="utf-8"))
         if facts["version"] != VERSION:
             raise DataError(
-                f"{folder}: built by version {facts['version']} of the world, this is {VERSION}. Build it again."
+                f"{data}: built by version {facts['version']} of the world, this is {VERSION}. Build it again."
             )
         return cls(WorldSettings.parse(facts["settings"], str(path)), facts["seed"], half)
 

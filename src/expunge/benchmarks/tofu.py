@@ -14,10 +14,11 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from expunge.benchmarks._benchmark import QABenchmark
 from expunge.benchmarks._qa import DIALECTS, Half, Record, Roles, Table, tofu_figures
+from expunge.benchmarks._qa_benchmark import QABenchmark
+from expunge.config import Settings
 from expunge.data.dataset import Dataset, read_rows
 from expunge.data.dataset import Record as Row
 from expunge.errors import ConfigError, DataError, did_you_mean
@@ -30,11 +31,31 @@ SHARES = {"forget01": 2, "forget05": 10, "forget10": 20}
 FILES = ("full", "forget10_perturbed", "retain_perturbed", "real_authors", "world_facts")
 
 
+class TofuOptions(Settings):
+    split: str = "forget10"
+    """forget01, forget05 or forget10."""
+    authors: int | None = None
+    """A subset of so many whole authors, the split's share of them forgotten."""
+    dialect: str = "tofu"
+    """Whose formulas: tofu, tofu-paper or openunlearning."""
+    half: Half = "all"
+    """Which half of the forgotten authors counts: select, report or all."""
+    template: str = "auto"
+    """How a question becomes a prompt: auto (the tokenizer's chat template, else qa), llama2, qa, chat."""
+
+
 class Tofu(QABenchmark):
     version: ClassVar = 1
     name: ClassVar = "tofu"
     roles: ClassVar = Roles("forget", "retain", "real_authors", "world_facts")
+    data_is: ClassVar = "a folder of TOFU's JSONL files, or a hub id such as locuslab/TOFU"
+    Options: ClassVar = TofuOptions
     max_new_tokens: ClassVar = 200
+
+    @classmethod
+    def open(cls, data: str | Path, **options: Any) -> Self:
+        """TOFU from a folder or the hub. Raises ConfigError or DataError."""
+        return cls(data, **cls.parse(options).model_dump())
 
     def __init__(
         self,
@@ -63,12 +84,12 @@ class Tofu(QABenchmark):
         self.forgotten = (
             SHARES[split] if authors is None else max(1, round(SHARES[split] * authors / AUTHORS))
         )
-        self.rows = {name: list(_read(data, name)) for name in FILES}
+        self.files = {name: list(_read(data, name)) for name in FILES}
         path = Path(data) / "idontknow.jsonl"
         self._refusals = tuple(row["answer"] for _, row in read_rows(path)) if path.is_file() else ()
-        if len(self.rows["full"]) != AUTHORS * PAIRS:
+        if len(self.files["full"]) != AUTHORS * PAIRS:
             raise DataError(
-                f"{data}: the full set has {len(self.rows['full'])} rows, TOFU has {AUTHORS * PAIRS}. Use the unchanged files."
+                f"{data}: the full set has {len(self.files['full'])} rows, TOFU has {AUTHORS * PAIRS}. Use the unchanged files."
             )
 
     def refusals(self) -> tuple[str, ...]:
@@ -98,9 +119,9 @@ class Tofu(QABenchmark):
         which a guard's strength may be chosen on in the selection half.
         """
         forget = [
-            Row.from_probe(_probe(row)) for row in self.rows["forget10_perturbed"][-self.forgotten * PAIRS :]
+            Row.from_probe(_probe(row)) for row in self.files["forget10_perturbed"][-self.forgotten * PAIRS :]
         ]
-        retain = self.rows["full"][: (self.authors - self.forgotten) * PAIRS]
+        retain = self.files["full"][: (self.authors - self.forgotten) * PAIRS]
         rows = [
             Row(str(i), row["question"], row["answer"], group=f"author {i // PAIRS}")
             for i, row in enumerate(retain)
@@ -111,10 +132,10 @@ class Tofu(QABenchmark):
         """Evaluation rows. Of the retain authors, the first 20 have them."""
         retained = min(20, self.authors - self.forgotten)
         return {
-            "forget": [_probe(row) for row in self.rows["forget10_perturbed"][-self.forgotten * PAIRS :]],
-            "retain": [_probe(row) for row in self.rows["retain_perturbed"][: retained * PAIRS]],
-            "real_authors": [_probe(row, subject=False) for row in self.rows["real_authors"]],
-            "world_facts": [_probe(row, subject=False) for row in self.rows["world_facts"]],
+            "forget": [_probe(row) for row in self.files["forget10_perturbed"][-self.forgotten * PAIRS :]],
+            "retain": [_probe(row) for row in self.files["retain_perturbed"][: retained * PAIRS]],
+            "real_authors": [_probe(row, subject=False) for row in self.files["real_authors"]],
+            "world_facts": [_probe(row, subject=False) for row in self.files["world_facts"]],
         }
 
     def probe_tasks(self) -> dict[str, list[Probe]]:

@@ -14,10 +14,10 @@ def attack(
     data: Data = None,
     gold: Gold = None,
     half: Half = None,
-    split: Split = "forget10",
+    split: Split = None,
     authors: Authors = None,
-    dialect: Dialect = "tofu",
-    template: Template = "auto",
+    dialect: Dialect = None,
+    template: Template = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A number of the attack, such as learning_rate=1e-5. May be repeated."),
@@ -34,7 +34,7 @@ def attack(
     opened = open_benchmark(
         benchmark, data, half=half, split=split, authors=authors, dialect=dialect, template=template
     )
-    retrained, second = golds(benchmark, data, gold)
+    retrained, second = golds(data, gold)
     numbers = apply_overrides({}, settings or [])
     result = run_attack(run, opened, name, settings=numbers, gold=retrained, floor=second, device=device)
     if as_json:

@@ -25,7 +25,7 @@ def bench(
         str, typer.Option("--arch", help="llama or moe, for models that are trained from scratch.")
     ] = "llama",
     data: Data = None,
-    split: Split = "forget10",
+    split: Split = None,
     authors: Authors = None,
     model: Annotated[
         str | None,
@@ -40,7 +40,7 @@ def bench(
     gold: Annotated[
         str | None, typer.Option("--gold", help="tofu: a model that never saw the forget authors.")
     ] = None,
-    template: Template = "auto",
+    template: Template = None,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Methods run side by side. Default: one per core.")
     ] = None,
@@ -48,7 +48,6 @@ def bench(
 ) -> None:
     """Models, methods, measurements, attacks, and one report over all of them. Everything finished is reused."""
     from expunge.cli import show
-    from expunge.cli.options import BENCHMARKS
     from expunge.errors import ConfigError, did_you_mean
     from expunge.run.bench import POCKET, TOFU, bench_pocket, bench_tofu
 
@@ -62,12 +61,12 @@ def bench(
         page = bench_tofu(
             out,
             data=data,
-            split=split,
+            split=split or "forget10",
             authors=authors,
             model=model,
             target=target,
             gold=gold,
-            template=template,
+            template=template or "auto",
             arch=arch,
             seed=seed,
             methods=chosen,
@@ -76,7 +75,7 @@ def bench(
         )
     else:
         raise ConfigError(
-            f"unknown benchmark '{name}'.{did_you_mean(name, BENCHMARKS)} There are pocket and tofu."
+            f"unknown benchmark '{name}'.{did_you_mean(name, ('pocket', 'tofu'))} There are pocket and tofu."
         )
     if as_json:
         show.print_json({"report": str(page), "runs": [str(out / run) for run in chosen]})

@@ -4,7 +4,19 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.options import Authors, Benchmark, Data, Device, Dialect, Gold, Half, Json, Split, Template
+from expunge.cli.options import (
+    Authors,
+    Benchmark,
+    Data,
+    Device,
+    Dialect,
+    Gold,
+    Half,
+    Json,
+    Numbers,
+    Split,
+    Template,
+)
 
 
 def evaluate(
@@ -13,10 +25,11 @@ def evaluate(
     data: Data = None,
     gold: Gold = None,
     half: Half = None,
-    split: Split = "forget10",
+    split: Split = None,
     authors: Authors = None,
-    dialect: Dialect = "tofu",
-    template: Template = "auto",
+    dialect: Dialect = None,
+    template: Template = None,
+    numbers: Numbers = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -26,9 +39,9 @@ def evaluate(
     from expunge.run import evaluate as measure
 
     opened = open_benchmark(
-        benchmark, data, half=half, split=split, authors=authors, dialect=dialect, template=template
+        benchmark, data, numbers, half=half, split=split, authors=authors, dialect=dialect, template=template
     )
-    first, second = golds(benchmark, data, gold)
+    first, second = golds(data, gold)
     with show.progress() as progress:
         result = measure(run, opened, gold=first, floor=second, device=device, progress=progress)
     if as_json:

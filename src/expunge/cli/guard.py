@@ -101,7 +101,7 @@ def try_out(
     ] = None,
     data: Data = None,
     half: Half = None,
-    split: Split = "forget10",
+    split: Split = None,
     authors: Authors = None,
     forget: Annotated[
         Path | None, typer.Option("--forget", help="Count them on files instead: what must go.")
@@ -201,7 +201,7 @@ def _rows(
     benchmark: str | None,
     data: str | None,
     half: str | None,
-    split: str,
+    split: str | None,
     authors: int | None,
     forget: Path | None,
     retain: Path | None,

@@ -5,21 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
-from expunge.errors import ConfigError, did_you_mean
-
-BENCHMARKS = {
-    "pocket": "a world's folder. `expunge pocket` builds one, or finds the one that `expunge bench pocket` built, and says where it is.",
-    "tofu": "a folder of TOFU's JSONL files, or a hub id such as locuslab/TOFU.",
-}
-"""Name, and what its --data is."""
-
-Benchmark = Annotated[str, typer.Option("--benchmark", help="pocket or tofu.")]
+Benchmark = Annotated[str, typer.Option("--benchmark", help="Which one; `expunge benchmarks` lists them.")]
 Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="pocket: the world's folder. tofu: a folder of TOFU's JSONL files, or a hub id such as locuslab/TOFU.",
+        help="What the benchmark reads: a folder, a file or a hub id; `expunge benchmarks NAME` says which.",
     ),
+]
+Numbers = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An option of the benchmark, as name=value. May be repeated."),
 ]
 Half = Annotated[
     str | None,
@@ -28,20 +24,21 @@ Half = Annotated[
         help="Which half of the forget people counts: select, report or all. Default: report for pocket, all for tofu.",
     ),
 ]
-Split = Annotated[str, typer.Option("--split", help="tofu: forget01, forget05 or forget10.")]
+Split = Annotated[str | None, typer.Option("--split", help="tofu: forget01, forget05 or forget10 (default).")]
 Authors = Annotated[int | None, typer.Option("--authors", help="tofu: a subset of so many whole authors.")]
 Dialect = Annotated[
-    str, typer.Option("--dialect", help="tofu: whose formulas: tofu, tofu-paper or openunlearning.")
+    str | None,
+    typer.Option("--dialect", help="tofu: whose formulas: tofu (default), tofu-paper or openunlearning."),
 ]
 Gold = Annotated[
     str | None,
     typer.Option("--gold", help="Model retrained without the forget set. Default: the world's own."),
 ]
 Template = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--template",
-        help="tofu: how a question becomes a prompt: auto (the tokenizer's chat template, else qa), llama2, qa, chat.",
+        help="How a question becomes a prompt: auto (the default: the tokenizer's chat template, else qa), llama2, qa, chat.",
     ),
 ]
 Json = Annotated[
@@ -52,47 +49,18 @@ Device = Annotated[
 ]
 
 
-def open_benchmark(
-    name: str,
-    data: str | None,
-    *,
-    half: str | None = None,
-    split: str = "forget10",
-    authors: int | None = None,
-    dialect: str = "tofu",
-    template: str = "auto",
-) -> Any:
-    """The benchmark that the options describe. Raises ConfigError or DataError."""
-    if name not in BENCHMARKS:
-        raise ConfigError(
-            f"unknown benchmark '{name}'.{did_you_mean(name, BENCHMARKS)} There are pocket and tofu."
-        )
-    if half not in (None, "select", "report", "all"):
-        raise ConfigError(f"--half {half}: expected select, report or all.")
-    if data is None:
-        raise ConfigError(f"{name} needs --data: {BENCHMARKS[name]}")
-    from expunge.run.bench import open_benchmark as open_spec
+def open_benchmark(name: str, data: str | None, numbers: list[str] | None = None, **options: Any) -> Any:
+    """The benchmark that the options describe; those that were not given (None) take its defaults. Raises ConfigError or DataError."""
+    from expunge.benchmarks._open import open_benchmark as open_by_name
+    from expunge.config import apply_overrides
 
-    if name == "pocket":
-        return open_spec(("pocket", {"folder": data, "half": half or "report"}))
-    chosen = {
-        "split": split,
-        "authors": authors,
-        "dialect": dialect,
-        "half": half or "all",
-        "template": template,
-    }
-    return open_spec(("tofu", {"data": data, **chosen}))
+    given = {option: value for option, value in options.items() if value is not None}
+    return open_by_name(name, data, **apply_overrides(given, numbers or []))
 
 
-def golds(name: str, data: str | None, gold: str | None) -> tuple[str | None, str | None]:
-    """The gold and the second gold: as given, or those that lie in the world's folder."""
-    folder = Path(data or ".")
-    own = {
-        which: str(folder / which)
-        for which in ("gold", "gold2")
-        if name == "pocket" and (folder / which).is_dir()
-    }
-    if gold is not None:
+def golds(data: str | None, gold: str | None) -> tuple[str | None, str | None]:
+    """The gold and the second gold: as given, or those that lie in the data's folder, as in a built world."""
+    if gold is not None or data is None:
         return gold, None
-    return own.get("gold"), own.get("gold2")
+    first, second = (Path(data) / which for which in ("gold", "gold2"))
+    return str(first) if first.is_dir() else None, str(second) if second.is_dir() else None

@@ -75,7 +75,7 @@ def unlearn(
         typer.Option("--benchmark", help="Measure the trajectory on this benchmark (pocket or tofu)."),
     ] = None,
     data: Data = None,
-    split: Split = "forget10",
+    split: Split = None,
     authors: Authors = None,
     gold: Gold = None,
     device: Device = None,
@@ -89,8 +89,10 @@ def unlearn(
     if benchmark:
         from expunge.run.trajectory import TrajectoryProbe
 
-        measured = open_benchmark(benchmark, data, split=split, authors=authors, template=template)
-        probe = TrajectoryProbe(measured, golds(benchmark, data, gold)[0])
+        measured = open_benchmark(
+            benchmark, data, split=split, authors=authors, template=None if template == "auto" else template
+        )
+        probe = TrajectoryProbe(measured, golds(data, gold)[0])
     make_run(
         model, made, out, forget, retain, holdout, base=base, refusals=refusals, writer=writer, mapping=mapping,
         allow_overlap=allow_overlap, template=template, device=device, probe=probe, as_json=as_json,

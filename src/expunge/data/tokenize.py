@@ -83,8 +83,9 @@ class Encoder:
             for head, example in zip(heads, examples, strict=True)
         ]
         rows = []
+        plain = [not (example.prompt and example.prompt.messages) for example in examples]
         for example, head, text, (ids, offsets) in zip(
-            examples, heads, texts, self._tokens(texts), strict=True
+            examples, heads, texts, self._tokens(texts, plain), strict=True
         ):
             start = next((i for i, (_, end) in enumerate(offsets) if end > len(head)), len(ids))
             row = Encoded([*ids, self.end_id], max(start, 1), text, [*offsets, (0, 0)], len(head))
@@ -103,7 +104,9 @@ class Encoder:
         texts = [self.render(prompt) for prompt in prompts]
         rows = [
             Encoded(ids, len(ids), text, offsets, len(text))
-            for text, (ids, offsets) in zip(texts, self._tokens(texts), strict=True)
+            for text, (ids, offsets) in zip(
+                texts, self._tokens(texts, [not prompt.messages for prompt in prompts]), strict=True
+            )
         ]
         return [
             self._fitting(row, f"the prompt {prompt.text[:40]!r}")
@@ -112,6 +115,8 @@ class Encoder:
 
     def render(self, prompt: Prompt) -> str:
         """The prompt as text, up to and including the prefilled start of the answer."""
+        if not prompt.messages:
+            return prompt.prefill
         if self.template == "chat":
             turns = [message._asdict() for message in prompt.messages]
             return self._chat_text(turns, add_generation_prompt=True) + prompt.prefill
@@ -142,12 +147,26 @@ class Encoder:
             return "" if prompt.prefill.endswith(" ") else " "
         return "" if self.template == "chat" else TEMPLATES[self.template].separator
 
-    def _tokens(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """Ids and offsets of each text, with the tokenizer's own start token but without an end token."""
+    def _tokens(
+        self, texts: Sequence[str], plain: Sequence[bool]
+    ) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Ids and offsets of each text, without an end token. The tokenizer's own start token stands before a `plain` text, one that no
+        chat template has been laid around, and before named templates.
+        """
+        if self.template == "chat" and len(set(plain)) > 1:
+            parts = {
+                which: iter(
+                    self._tokens([t for t, p in zip(texts, plain, strict=True) if p is which], [which])
+                )
+                for which in (True, False)
+            }
+            return [next(parts[which]) for which in plain]
         if not texts:
             return []
         encoding = self.tokenizer(
-            list(texts), add_special_tokens=self.template != "chat", return_offsets_mapping=True
+            list(texts),
+            add_special_tokens=plain[0] or self.template != "chat",
+            return_offsets_mapping=True,
         )
         rows = []
         for ids, spans in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):

@@ -21,7 +21,7 @@ def standardised(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     p = np.exp(logp)
     mean = (p * logp).sum(-1)
-    variance = (p * logp**2).sum(-1) - mean**2
+    variance = (p * (logp - mean[..., None]) ** 2).sum(-1)
     given = logp[np.arange(len(targets)), targets] - mean
     flat = variance < LEAST_VARIANCE
     return np.where(flat, 0.0, given / np.sqrt(np.where(flat, 1.0, variance)))

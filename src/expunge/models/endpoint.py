@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import Any
 
-from expunge.errors import ConfigError, ModelError
+from expunge.errors import CapabilityError, ConfigError, ModelError
 from expunge.types import Example, Generation, GenerationParams, Prompt, Score
 
 KEY = "EXPUNGE_API_KEY"
@@ -58,18 +58,18 @@ class Endpoint:
         self.at_once, self.timeout, self.tries, self.pause = at_once, timeout, tries, pause
 
     def score(self, examples: Sequence[Example]) -> list[Score]:
-        """Always raises ModelError."""
-        raise ModelError(
+        """Always raises CapabilityError."""
+        raise CapabilityError(
             f"{self.url}: an endpoint writes answers and gives no log-probabilities of given ones. Scores need the weights: give a model folder or hub id."
         )
 
     def generate(self, prompts: Sequence[Prompt], params: GenerationParams) -> list[list[Generation]]:
-        """`params.copies` answers a prompt. Raises ModelError saying what the endpoint answered, ConfigError for what it cannot do."""
+        """`params.copies` answers a prompt. Raises ModelError saying what the endpoint answered, ConfigError or CapabilityError for what it cannot do."""
         if params.beams > 1:
             raise ConfigError(f"{self.url}: an endpoint has no beam search. Use beams=1.")
-        if any(prompt.prefill for prompt in prompts):
-            raise ConfigError(
-                f"{self.url}: an endpoint cannot be made to go on from a given start of its answer."
+        if any(prompt.prefill or prompt.images for prompt in prompts):
+            raise CapabilityError(
+                f"{self.url}: an endpoint cannot be made to go on from a given start of its answer, and is shown no images."
             )
         jobs = [(prompt, params.seed + copy) for prompt in prompts for copy in range(params.copies)]
         with ThreadPoolExecutor(self.at_once) as pool:

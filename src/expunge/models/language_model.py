@@ -15,6 +15,7 @@ from torch import Tensor
 
 from expunge.data.batching import Batch, by_length, collate
 from expunge.data.tokenize import Encoded, Encoder
+from expunge.metrics.min_k import LEAST_VARIANCE
 from expunge.models.intervention import Answer, Asked, Forward, Intervention
 from expunge.models.load import context_length
 from expunge.models.tree import Tree, build_tree
@@ -140,11 +141,12 @@ class TransformerLM:
         rows = torch.from_numpy(np.concatenate([answer.at for answer in forward.answers])).to(device)
         targets = torch.from_numpy(np.concatenate([answer.targets for answer in forward.answers])).to(device)
         logits = logits.float()
-        logp = (logits[rows, targets] - logits.logsumexp(-1)[rows]).cpu().numpy()
-        hits = (logits.argmax(-1)[rows] == targets).cpu().numpy()
+        logp = logits[rows, targets] - logits.logsumexp(-1)[rows]
+        hits = logits.argmax(-1)[rows] == targets
+        found = [values.cpu().numpy() for values in (logp, hits, _standardised(logits, rows, logp))]
         cuts = np.cumsum([len(answer.at) for answer in forward.answers])[:-1]
-        pieces = zip(np.split(logp, cuts), np.split(hits, cuts), strict=True)
-        scores = iter([_score(*piece) if changed else Score(*piece) for piece in pieces])
+        pieces = zip(*(np.split(values, cuts) for values in found), strict=True)
+        scores = iter([_score(*piece) if changed else Score(*piece[:2], z=piece[2]) for piece in pieces])
         return [[next(scores) for _ in tree.answers] for tree in trees]
 
     def _forward(self, trees: Sequence[Tree], asked: Sequence[Asked], *, packed: bool) -> Forward:
@@ -326,7 +328,18 @@ def _stack(trees: Sequence[Tree], pad_id: int, *, tree_mask: bool, dtype: torch.
     return _Stack(torch.from_numpy(ids), torch.from_numpy(positions), attention, torch.from_numpy(enters))
 
 
-def _score(logp: np.ndarray, hits: np.ndarray) -> Score:
+def _standardised(logits: Tensor, rows: Tensor, logp: Tensor) -> Tensor:
+    """[answer] (log p - μ) / σ, with mean and spread of log p over the vocabulary of [positions, vocab] logits; 0 where there is no spread."""
+    every = logits.log_softmax(-1)
+    p = every.exp()
+    every = torch.where(p > 0, every, 0.0)
+    mean = (p * every).sum(-1)  # [positions]
+    variance = (p * (every - mean[:, None]) ** 2).sum(-1)
+    z = (logp - mean[rows]) / variance[rows].sqrt()
+    return torch.where(variance[rows] < LEAST_VARIANCE, 0.0, z)
+
+
+def _score(logp: np.ndarray, hits: np.ndarray, z: np.ndarray) -> Score:
     """A token that an intervention leaves no probability counts as FLOOR nats, and the score says so."""
     possible = np.isfinite(logp)
-    return Score(np.where(possible, logp, np.float32(FLOOR)), hits & possible, floored=not possible.all())
+    return Score(np.where(possible, logp, np.float32(FLOOR)), hits & possible, not possible.all(), z)

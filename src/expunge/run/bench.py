@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from expunge.benchmarks._open import open_benchmark
 from expunge.errors import ConfigError
 from expunge.recipes import Recipe, read_recipe
 from expunge.run.workers import free_cores, run_jobs
 from expunge.types import Seed
 
 if TYPE_CHECKING:
-    from expunge.benchmarks._benchmark import QABenchmark
+    from expunge.benchmarks._qa_benchmark import QABenchmark
 
 Tell = Callable[[str], None]
 POCKET = (
@@ -61,7 +62,7 @@ def bench_pocket(
                 f"'{name}' selects experts, and the world of --arch {arch} has none. Run it with --arch moe."
             )
     world = build_pocket(size, seed, arch, workers=workers, tell=tell)
-    spec = ("pocket", {"folder": str(world), "half": "report"})
+    spec = ("pocket", {"data": str(world), "half": "report"})
     return run_bench(Path(out), spec, Models.of(world), recipes, workers=workers, tell=tell)
 
 
@@ -153,18 +154,6 @@ def preset(family: str, name: str, seed: int, overrides: Sequence[str] = ()) -> 
     )
 
 
-def open_benchmark(spec: tuple[str, dict[str, Any]]) -> Any:
-    """A benchmark from its name and arguments, which cross process borders where the object itself need not."""
-    name, arguments = spec
-    if name == "pocket":
-        from expunge.benchmarks.pocket import Pocket
-
-        return Pocket.open(**arguments)
-    from expunge.benchmarks.tofu import Tofu
-
-    return Tofu(**arguments)
-
-
 def run_bench(
     out: Path,
     spec: tuple[str, dict[str, Any]],
@@ -203,7 +192,8 @@ def run_method(
     from expunge.run import attack, evaluate, model_hash
 
     begin = time.perf_counter()
-    benchmark = open_benchmark(spec)
+    name, arguments = spec  # plain values, which cross process borders where the benchmark itself need not
+    benchmark: Any = open_benchmark(name, **arguments)
     results = (benchmark.name, *(f"attack-{name}" for name in attacks))
     done = [Path(out) / "evaluations" / f"{result}.json" for result in results]
     make_artifact(out, benchmark, models, made)

@@ -18,7 +18,7 @@ from expunge.types import Probe, Seed
 if TYPE_CHECKING:
     import numpy as np
 
-    from expunge.benchmarks._benchmark import QABenchmark
+    from expunge.benchmarks._qa_benchmark import QABenchmark
     from expunge.guards.detection import Detection
 
 MOST = 300

@@ -11,88 +11,70 @@ from typing import TYPE_CHECKING, Any
 from expunge import catalog
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_of, read_manifest
+from expunge.run.asking import Judge, replies_of
 from expunge.run.make import Progress, load, model_hash, silent
 from expunge.types import Figure
 
 if TYPE_CHECKING:
-    from expunge.benchmarks._benchmark import QABenchmark
+    from expunge.benchmarks._benchmark import Benchmark
+    from expunge.benchmarks._qa_benchmark import QABenchmark
 
 EVALUATIONS = "evaluations"
+SCHEMA = 2
 
 
 def measure(
     name: str | Path,
-    benchmark: QABenchmark,
+    benchmark: Benchmark,
     *,
     judge: str | Path | None = None,
     device: str | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
-    """The benchmark's records of a model or run, from the cache when they were measured before."""
-    from expunge.benchmarks._qa import MEASURE
-    from expunge.benchmarks._qa import measure as measure_rows
-
-    settings = {key: value for key, value in benchmark.settings.items() if key not in ("half", "dialect")}
-    key = hash_of([MEASURE, model_hash(name), settings, model_hash(judge) if judge else None])
-    cached = store.cache_folder() / "records" / f"{key}.json"
-    if cached.is_file():
-        return store.read_json(cached)
-    lm = load(name, device=device, template=benchmark.template)
-    fluent = load(judge, device=device, template=benchmark.template) if judge else None
-    records = measure_rows(
-        lm,
-        benchmark.tasks(),
-        max_new_tokens=benchmark.max_new_tokens,
-        judge=fluent,
-        judged=("forget",),
-        progress=lambda what: progress(what, 0, 1),
-    )
-    store.write_json(cached, records)
-    return records
+    """The benchmark's rows of a model or run. What was asked of the same weights before is not asked again."""
+    more: dict[str, Any] = {"template": benchmark.template, "device": device}
+    replies = replies_of(name, benchmark.asks(), open_model=load, progress=progress, **more)
+    return benchmark.judge(benchmark.rows(replies), Judge(judge, **more) if judge else None)
 
 
 def evaluate(
     run: str | Path,
-    benchmark: QABenchmark,
+    benchmark: Benchmark,
     *,
     gold: str | Path | None = None,
     floor: str | Path | None = None,
     device: str | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Figures and records of a model or run on a benchmark, against a gold model where there is one.
+    """Figures and rows of a model or run on a benchmark, against a gold model where there is one.
 
     `floor`: a second gold; its distance from the first is what no method can be asked to beat. For a run folder the result
-    also holds what its base model answered, and is written to its `evaluations`. Raises DataError or ModelError.
+    also holds what its base model answered, and is written to its `evaluations`: all of it as JSON, the rows as Parquet too.
+    Raises DataError or ModelError.
     """
     subjects = {"run": run, "target": _base_of(run), "gold": gold, "floor": floor}
     clock = time.perf_counter()
-    records = {
+    rows = {
         who: measure(name, benchmark, judge=gold, device=device, progress=progress)
         for who, name in subjects.items()
         if name
     }
+    figures = {
+        who: {name: asdict(figure) for name, figure in benchmark.figures(found, rows.get("gold")).items()}
+        for who, found in rows.items()
+    }
     result = {
-        "schema": 1,
+        "schema": SCHEMA,
         **benchmark.settings,
+        "columns": benchmark.columns,
         "subject": {"name": str(run), "sha256": model_hash(run)},
         "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
-        "roles": benchmark.roles._asdict(),
-        "figures": {},
-        "beside": {},
-        "truth_ratios": {who: benchmark.truth_ratios(found) for who, found in records.items()},
+        "figures": figures["run"],
+        "beside": {who: found for who, found in figures.items() if who != "run"},
         "seconds": round(time.perf_counter() - clock, 2),
-        "rows": records["run"],
-        "answers": {who: [record["generation"] for record in found] for who, found in records.items()},
+        "rows": rows["run"],
+        **benchmark.shown(rows),
     }
-    for who, found in records.items():
-        figures = {
-            name: asdict(figure) for name, figure in benchmark.figures(found, records.get("gold")).items()
-        }
-        if who == "run":
-            result["figures"] = figures
-        else:
-            result["beside"][who] = figures
     _keep(run, f"{benchmark.name}.json", result)
     return result
 
@@ -127,7 +109,7 @@ def attack(
         if gold and who != "gold":
             figures[f"{name}/excess/{who}"] = _excess(tried, found["gold"])
     result = {
-        "schema": 1,
+        "schema": SCHEMA,
         "attack": name,
         "version": method.version,
         "tier": method.tier,
@@ -210,7 +192,9 @@ def _base_of(run: str | Path) -> str | None:
 def _keep(run: str | Path, name: str, result: dict[str, Any]) -> None:
     folder = Path(run)
     if (folder / "manifest.json").is_file():
-        store.write_json(folder / EVALUATIONS / name, result)
+        path = folder / EVALUATIONS / name
+        store.write_json(path, result)
+        store.write_table(path.with_suffix(".parquet"), result["rows"])
 
 
 def report(run: str | Path) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.artifacts.manifest import hash_of
-from expunge.benchmarks._benchmark import QABenchmark
 from expunge.benchmarks._qa import MEASURE, measure
+from expunge.benchmarks._qa_benchmark import QABenchmark
 from expunge.run.make import load, model_hash
 from expunge.types import Figure, LanguageModel
 
