@@ -53,6 +53,15 @@ PAPERS = (
     "guards/detectors",
     "guards/actions",
 )
+BENCHMARK_SECTIONS = (
+    "Question:",
+    "Data:",
+    "Protocol:",
+    "Differs from the authors' code:",
+    "Good:",
+    "Bad:",
+    "Published:",
+)
 SECTIONS = ("Needs:", "Differs from the paper:", "Differs from the authors' code:", "Fails when:")
 
 
@@ -202,9 +211,26 @@ def test_public_names_resolve_lazily():
         expunge.nothing  # noqa: B018
 
 
-def test_the_pages_of_the_methods_are_those_of_the_code():
+@pytest.mark.parametrize("name", catalog.entries("benchmark"))
+def test_every_benchmark_says_its_question_protocol_deviations_and_published_figures(name):
+    entry, cls = catalog.entries("benchmark")[name], catalog.load("benchmark", name)
+    for section in BENCHMARK_SECTIONS:
+        assert f"\n{section}" in entry.doc, f"{name}: no '{section}' in its docstring"
+    assert cls.name == name
+    assert cls.version >= 1
+    assert cls.data_is
+    assert entry.paper or "no paper" in entry.doc
+    assert all(info.description for info in cls.Options.model_fields.values())
+    for figure, heading, meaning in cls.columns:
+        assert "/" in figure or figure == "model_utility"
+        assert heading
+        assert meaning
+
+
+def test_the_pages_of_methods_and_benchmarks_are_those_of_the_code():
     import runpy
 
-    wanted = runpy.run_path(str(ROOT / "docs" / "make_methods.py"))["pages"]()
-    found = {path.name: path.read_text() for path in (ROOT / "docs" / "methods").glob("*.md")}
-    assert found == wanted, "run: python docs/make_methods.py"
+    wanted = runpy.run_path(str(ROOT / "docs" / "make_pages.py"))["pages"]()
+    for folder, pages in wanted.items():
+        found = {path.name: path.read_text() for path in (ROOT / "docs" / folder).glob("*.md")}
+        assert found == pages, "run: python docs/make_pages.py"

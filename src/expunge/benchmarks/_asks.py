@@ -18,6 +18,8 @@ Progress = Callable[[str, int, int], None]
 Key = tuple[Any, ...]
 BATCH = 256
 """Sequences or prompts that are sent to the model together; what an interruption may lose."""
+GRADIENTS = 16
+"""The same for gradients, which cost one pass each."""
 
 
 @dataclass
@@ -101,21 +103,21 @@ def ask(
     held: dict[Key, Any] = {}
     why: dict[str, str] = {}
     kinds: list[tuple[str, list[dict[Key, Any]], Callable[[Any, list[Any]], list[Any]]]] = [
-        ("score", _score_batches(asks.scores), _score),
+        ("score", _score_batches(asks.scores, score_key, BATCH), _score),
         ("answer", _answer_batches(asks.answers), _answer),
-        ("gradient", _score_batches(asks.gradients, gradient_key, 16), _gradient),
+        ("gradient", _score_batches(asks.gradients, gradient_key, GRADIENTS), _gradient),
     ]
     for kind, batches, reply in kinds:
         total, done = sum(len(batch) for batch in batches), 0
         for batch in batches:
-            found = store.get(list(batch)) if store else {}
+            found = store.get(list(batch)) if store is not None else {}
             if len(found) < len(batch):
                 try:
                     found = dict(zip(batch, reply(opened_model(), list(batch.values())), strict=True))
                 except CapabilityError as error:
                     why[kind] = str(error)
                     break
-                if store:
+                if store is not None:
                     store.put(found)
             held |= found
             done += len(batch)
@@ -140,7 +142,7 @@ def _gradient(model: Any, batch: list[Example]) -> list[float]:
 
 
 def _score_batches(
-    examples: Sequence[Example], key: Callable[[Example], Key] = score_key, size: int = BATCH
+    examples: Sequence[Example], key: Callable[[Example], Key], size: int
 ) -> list[dict[Key, Example]]:
     """Distinct examples, those of one prompt together, prompts of like length together."""
     groups: dict[Prompt | str, dict[Key, Example]] = {}

@@ -8,6 +8,7 @@ import typer
 from expunge.cli import (
     attack,
     bench,
+    benchmarks,
     compare,
     evaluate,
     guard,
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for verb, name in (
     (methods.methods, "methods"),
+    (benchmarks.benchmarks, "benchmarks"),
     (plan.plan, "plan"),
     (unlearn.unlearn, "unlearn"),
     (evaluate.evaluate, "evaluate"),

@@ -1,0 +1,85 @@
+"""Replies on disk: under the content of weights and question, exact, and shared by every benchmark that asks the same."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from expunge.benchmarks._asks import Asks
+from expunge.models.load import save_model
+from expunge.run.asking import Judge, ReplyStore, replies_of
+from expunge.types import Example, Generation, GenerationParams, Prompt, Score
+from tests.conftest import make_model
+
+PROMPT = Prompt.ask("Where was Mara Olen born?")
+EXAMPLE = Example(PROMPT, "In Corvale.")
+PARAMS = GenerationParams(max_new_tokens=3)
+
+
+def test_replies_come_back_exactly(tmp_path):
+    store = ReplyStore(tmp_path / "r.sqlite")
+    score = Score(
+        np.array([-0.1, -2.7182817], np.float32),
+        np.array([True, False]),
+        True,
+        np.array([0.3, -1.1], np.float32),
+    )
+    held = {
+        ("score", PROMPT, "x"): score,
+        ("answer", PROMPT, PARAMS): [Generation("é\n", 2, True)],
+        ("gradient", None, "x"): 0.1,
+    }
+    store.put(held)
+    found = ReplyStore(tmp_path / "r.sqlite").get([*held, ("score", None, "x")])
+    assert found.keys() == held.keys()
+    again = found[("score", PROMPT, "x")]
+    for name in ("token_logprobs", "hits", "z"):
+        assert np.array_equal(getattr(again, name), getattr(score, name))
+        assert getattr(again, name).dtype == getattr(score, name).dtype
+    assert again.floored
+    assert found[("answer", PROMPT, PARAMS)] == held[("answer", PROMPT, PARAMS)]
+    assert found[("gradient", None, "x")] == 0.1
+
+
+def test_other_weights_in_the_same_folder_are_another_model(tokenizer, tmp_path):
+    """What a result is kept under is the content, never the folder's name."""
+    folder = tmp_path / "model"
+    model = make_model(tokenizer)
+    save_model(model, tokenizer, folder)
+    first = replies_of(folder, Asks([EXAMPLE])).score(EXAMPLE)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.5)
+    save_model(model, tokenizer, folder)
+    second = replies_of(folder, Asks([EXAMPLE])).score(EXAMPLE)
+    assert first.logprob != second.logprob
+    copy = tmp_path / "another name"
+    shutil.copytree(folder, copy)
+    found = replies_of(copy, Asks([EXAMPLE]), open_model=lambda *a, **k: pytest.fail("asked again"))
+    assert found.score(EXAMPLE).logprob == second.logprob
+
+
+def test_a_template_is_part_of_what_was_asked(model_folder):
+    plain, raw = (
+        replies_of(model_folder, Asks([EXAMPLE]), template=name).score(EXAMPLE) for name in ("qa", "raw")
+    )
+    assert plain.logprob != raw.logprob
+
+
+def test_a_judge_scores_as_the_model_itself(model_folder):
+    from expunge.run import load
+
+    judge, model = Judge(model_folder), load(model_folder)
+    assert judge.score([EXAMPLE])[0].logprob == pytest.approx(model.score([EXAMPLE])[0].logprob, abs=1e-5)
+    assert judge.generate([PROMPT], PARAMS) == model.generate([PROMPT], PARAMS)
+
+
+def test_an_image_counts_by_its_content(tmp_path):
+    store = ReplyStore(tmp_path / "r.sqlite")
+    image = tmp_path / "a.png"
+    image.write_bytes(b"one")
+    key = ("score", Prompt(PROMPT.messages, images=(str(image),)), "x")
+    store.put({key: Score(np.zeros(1, np.float32), np.ones(1, bool))})
+    assert store.get([key])
+    image.write_bytes(b"two")
+    assert not store.get([key])
