@@ -15,6 +15,7 @@ from expunge.data.batching import collate
 from expunge.guards.actions.eco import ECO, FittedECO
 from expunge.guards.target_names import TargetNames
 from expunge.models.corrupted import CorruptedInputs, corrupted_inputs, prompt_enters
+from expunge.models.kv_cache import cache_name
 from expunge.models.language_model import TransformerLM
 from expunge.types import Example, GenerationParams, Prompt
 from tests.conftest import make_model
@@ -203,13 +204,13 @@ def test_a_cache_from_an_earlier_turn_is_gone_on_from_correctly(lm, guard, promp
     (both,) = lm.encoder.prompts([Prompt.ask(text)])
     shell, batch = shell_of(lm, guard, [first], [True])
     turn = generate(shell, batch, return_dict_in_generate=True)
-    cache = turn.past_key_values
+    cache = turn[cache_name()]
     common = len(first.ids)
     assert both.ids[:common] == first.ids
     cache.crop(common - cache.get_seq_length())
     shell, batch = shell_of(lm, guard, [both], [True])
     with FirstLayer(lm.model) as layer:
-        reused = generate(shell, batch, past_key_values=cache)
+        reused = generate(shell, batch, **{cache_name(): cache})
     assert layer.seen[0].shape[1] == len(both.ids) - common
     assert torch.equal(reused, generate(shell, batch))
 

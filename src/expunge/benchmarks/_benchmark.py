@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,9 +12,18 @@ from expunge.benchmarks._asks import Asks, Replies
 from expunge.config import Settings
 from expunge.types import Figure, LanguageModel
 
+NO_GOLD = "no gold model was given: this compares with a model retrained without the data (--gold)"
+NO_TARGET = (
+    "no target was given: this compares with the model before unlearning (--target, or evaluate a run folder)"
+)
 Row = dict[str, Any]
 """One sample with everything measured: plain JSON values, at least "task" (which part of the benchmark) and "idx" (its place there).
 What could not be measured is None."""
+
+
+def words_with_spaces(text: str) -> list[str]:
+    """A text as words, each with the space before it; joined they are the text."""
+    return re.findall(r"\s*\S+|\s+$", text)
 
 
 class Benchmark(ABC):
@@ -30,6 +40,10 @@ class Benchmark(ABC):
     """What `--set name=value` may change."""
     template: str = "auto"
     """How a question becomes a prompt, where the benchmark has turns (see `data.tokenize`)."""
+    counts_tokens: ClassVar[bool] = False
+    """Whether texts are cut or counted in tokens; whoever asks a model then sets `pieces` first."""
+    pieces: Callable[[str], list[str]] = staticmethod(words_with_spaces)
+    """A text's tokens as pieces that join to the text again: those of the subject's tokenizer, or words where it has none."""
 
     @classmethod
     def open(cls, data: str | Path, **options: Any) -> Self:
@@ -61,9 +75,11 @@ class Benchmark(ABC):
         """One row a sample."""
 
     @abstractmethod
-    def figures(self, rows: Sequence[Row], gold: Sequence[Row] | None) -> dict[str, Figure]:
-        """Names are `task/metric`. `gold`: the rows of a model retrained without the data; a figure that needs them and has none is
-        absent with the reason, never 0 or 1.
+    def figures(
+        self, rows: Sequence[Row], gold: Sequence[Row] | None = None, target: Sequence[Row] | None = None
+    ) -> dict[str, Figure]:
+        """Names are `task/metric`. `gold`: the rows of a model retrained without the data; `target`: of the model before unlearning. A
+        figure that needs either and has none is absent with the reason (NO_GOLD, NO_TARGET), never 0 or 1.
         """
 
     def judge(self, rows: list[Row], judge: LanguageModel | None) -> list[Row]:

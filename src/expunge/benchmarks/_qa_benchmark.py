@@ -106,7 +106,12 @@ class QABenchmark(Benchmark):
         """Where the forget rows that count stand between known and unknown."""
         return level_of(self._table(records))
 
-    def figures(self, rows: Sequence[Record], gold: Sequence[Record] | None) -> dict[str, Figure]:
+    def figures(
+        self,
+        rows: Sequence[Record],
+        gold: Sequence[Record] | None = None,
+        target: Sequence[Record] | None = None,
+    ) -> dict[str, Figure]:
         """TOFU's figures, fluency of the forget answers, and membership where there are rows that were never trained."""
         table = self._table(rows)
         found = tofu_figures(table, self._table(gold) if gold is not None else None)

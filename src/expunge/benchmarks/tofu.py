@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from expunge.benchmarks._data import read_table
 from expunge.benchmarks._qa import DIALECTS, Half, Record, Roles, Table, tofu_figures
 from expunge.benchmarks._qa_benchmark import QABenchmark
 from expunge.config import Settings
@@ -217,26 +218,8 @@ def read_log(path: Path) -> list[Record]:
 
 def _read(data: str | Path, name: str) -> Iterator[dict[str, Any]]:
     """Rows of one of FILES, from a folder or the hub."""
-    folder = Path(data)
-    if folder.is_dir():
-        path = folder / f"{name}.jsonl"
-        if not path.is_file():
-            raise DataError(
-                f"{folder}: no {name}.jsonl. A TOFU folder has {', '.join(f'{file}.jsonl' for file in FILES)}."
-            )
-        return (row for _, row in read_rows(path))
-    if str(data).count("/") != 1:
-        raise DataError(f"--data {data}: no such folder, and no hub id (owner/name) either.")
-    from datasets import load_dataset
-
     config = name if name in ("full", "forget10_perturbed", "retain_perturbed") else f"{name}_perturbed"
-    try:
-        return iter(load_dataset(str(data), config, split="train").to_list())
-    except Exception as error:  # the hub client raises many kinds; each means that the rows could not be had
-        raise DataError(
-            f"--data {data}: could not be had from the hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}).\n"
-            "Download it elsewhere and give the folder that holds its JSONL files."
-        ) from error
+    return (row for _, row in read_table(data, name, config=config, files=FILES))
 
 
 def _probe(row: dict[str, Any], subject: bool = True) -> Probe:

@@ -195,6 +195,17 @@ class Encoder:
         return self.tokenizer.eos_token_id
 
 
+def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """The tokens of a raw text as pieces of it, in order; joined they are the text. A character that several tokens make stands in the last."""
+    ends = [
+        end
+        for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    ]
+    if ends:
+        ends[-1] = len(text)
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def find_words(phrase: str, text: str) -> list[tuple[int, int]]:
     """Character spans at which a phrase stands in a text as whole words, whatever its capitals."""
     pattern = rf"(?<!\w){re.escape(phrase.strip())}(?!\w)"

@@ -21,6 +21,7 @@ from torch import Tensor
 from expunge.data.batching import Batch
 from expunge.data.tokenize import Encoded
 from expunge.models.intervention import Asked, Forward
+from expunge.models.kv_cache import length_held
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -149,9 +150,8 @@ def corrupted_inputs(
     @functools.wraps(prepare)
     def prepare_inputs_for_generation(input_ids, **kwargs):
         inputs = prepare(input_ids, **kwargs)
-        cache = kwargs.get("past_key_values")
         fed = inputs["input_ids"]
-        hits = corrupted(input_ids, fed, 0 if cache is None else int(cache.get_seq_length()))
+        hits = corrupted(input_ids, fed, length_held(kwargs))
         if hits:
             inputs["inputs_embeds"] = corrupt_at(model, fed, hits, corruption)
             inputs["input_ids"] = None

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from expunge.data.batching import Batch, by_length, collate
 from expunge.models.intervention import Asked, Forward, PlainTokens
+from expunge.models.kv_cache import cache_name
 from expunge.models.logprobs import answer_rows
 from expunge.types import FLOOR, Example
 
@@ -78,8 +79,8 @@ class Subtracted(PlainTokens):
             self._shares_cache = shares_cache(model, self.assistant)
         if self._shares_cache:
             both, own = joint_cache(model, self.assistant)
-            shell = self._shell(model, flagged, lambda inputs: {**inputs, "past_key_values": own})
-            yield shell, {"past_key_values": both}
+            shell = self._shell(model, flagged, lambda inputs: {**inputs, cache_name(): own})
+            yield shell, {cache_name(): both}
         else:
             yield self._rereading_shell(model, flagged), {}
 
@@ -141,7 +142,7 @@ def shares_cache(model: PreTrainedModel, assistant: PreTrainedModel) -> bool:
         caches = joint_cache(model, assistant)
         for piece in ids.split([4, 1, 1], dim=1):
             last = [
-                one(input_ids=piece, past_key_values=cache, use_cache=True).logits[:, -1]
+                one(input_ids=piece, use_cache=True, **{cache_name(): cache}).logits[:, -1]
                 for one, cache in zip(models, caches, strict=True)
             ]
     except (
