@@ -29,7 +29,7 @@ def test_tofu_from_scratch_on_whole_authors(shared_data, tmp_path):
     page = bench_tofu(tmp_path / "runs", data=str(shared_data / "tofu"), authors=6, methods=("npo", "refuse"))
     assert page.is_file()
     result = json.loads((tmp_path / "runs" / "npo" / "evaluations" / "tofu.json").read_text())
-    assert result["authors"] == 6
+    assert result["settings"]["authors"] == 6
     assert result["beside"]["target"]["forget/rouge_l_recall"]["value"] >= 0.95
     assert result["beside"]["gold"]["forget/rouge_l_recall"]["value"] <= 0.4
     assert (

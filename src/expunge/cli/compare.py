@@ -25,6 +25,13 @@ def compare(
         Path | None, typer.Option("--out", help="Also write a page with table, plot and every run.")
     ] = None,
     as_json: Json = False,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            help="Which evaluation, where the runs have several. Default: the one with a KS test, else the first.",
+        ),
+    ] = None,
 ) -> None:
     """Put runs side by side: forgetting, utility, every part, attacks, cost."""
     from expunge.cli import show
@@ -36,10 +43,10 @@ def compare(
     for other in runs:
         if other not in folders and not other.is_file():  # `runs/*` also names pages
             show.tell(f"left out, not a finished run: {other}")
-    views = [read_run(folder) for folder in folders]
+    views = [read_run(folder, benchmark) for folder in folders]
     same_yardstick(views)
     columns, rows = table_rows(views)
-    page = write_comparison(folders, out) if out else None
+    page = write_comparison(folders, out, benchmark) if out else None
     if as_json:
         show.print_json(
             {
@@ -52,8 +59,9 @@ def compare(
         return
     from rich.table import Table
 
-    if show.output.width < WIDE:
-        columns = [column for column in columns if column[0] in CORE]
+    core = [column for column in columns if column[0] in CORE]
+    if show.output.width < WIDE and core:
+        columns = core
     table = Table(box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
     for _, heading, _ in columns:

@@ -72,7 +72,7 @@ def print_json(content: Any) -> None:
 
 
 def print_figures(figures: dict[str, dict[str, Any] | Figure], title: str) -> None:
-    """Figures as a table: value, 95 % interval, n, and why one is absent."""
+    """Figures as a table: value, 95 % interval, n, and why one is absent or what has to be said beside it."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("figure", "value", "95 % interval", "n", ""):
         table.add_column(heading, justify="right" if heading in ("value", "n") else "left", overflow="fold")
@@ -83,7 +83,7 @@ def print_figures(figures: dict[str, dict[str, Any] | Figure], title: str) -> No
             else {k: getattr(figure, k) for k in Figure.__dataclass_fields__}
         )
         spread = f"{facts['low']:.4f} – {facts['high']:.4f}" if facts["low"] is not None else ""
-        table.add_row(name, text(facts["value"]), spread, str(facts["n"]), facts["why"])
+        table.add_row(name, text(facts["value"]), spread, str(facts["n"]), facts["why"] or facts["note"])
     output.print(table)
 
 

@@ -100,8 +100,12 @@ class Encoder:
         return rows
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """The tokens after which the model writes. Raises DataError when they do not fit the model's context."""
-        texts = [self.render(prompt) for prompt in prompts]
+        """The tokens after which the model writes. A space at the end of a chat template's opening is left to the answer, as where one is
+        scored. Raises DataError when they do not fit the model's context.
+        """
+        texts = [
+            self.render(prompt) if prompt.prefill else self.render(prompt).rstrip(" ") for prompt in prompts
+        ]
         rows = [
             Encoded(ids, len(ids), text, offsets, len(text))
             for text, (ids, offsets) in zip(

@@ -1,4 +1,4 @@
-"""Loading and saving causal language models: safetensors only, float32 for training, every doubt said before work starts."""
+"""Loading and saving language models, of text alone or of text and images: safetensors only, float32 for training, every doubt said before work starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_model(
     `dtype`: "auto" (float32 on a CPU, else the checkpoint's own) or a torch dtype's name. Raises ModelError.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -43,7 +43,8 @@ def load_model(
     if device_map:
         options["device_map"] = device_map
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(str(name), **options)
+        kind = model_class(AutoConfig.from_pretrained(str(name), revision=revision))
+        model: Any = kind.from_pretrained(str(name), **options)
         tokenizer: Any = AutoTokenizer.from_pretrained(str(name), revision=revision)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_explain(name, error)) from error
@@ -51,6 +52,49 @@ def load_model(
     if not device_map:
         model.to(device)
     return Loaded(model.eval(), tokenizer, reason)
+
+
+def sees_images(config: Any) -> bool:
+    """Whether a configuration is that of a model of text and images."""
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    return hasattr(config, "vision_config") and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def model_class(config: Any) -> Any:
+    """The class of transformers that opens a model of this configuration."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
+
+
+def load_processor(name: str | Path) -> Any:
+    """What turns images and text into a model's inputs, of a folder or hub id. Raises ModelError where there is none."""
+    from transformers import AutoProcessor
+
+    try:
+        processor: Any = AutoProcessor.from_pretrained(str(name))
+    except Exception as error:  # many kinds: a missing file, or a package (torchvision) that this processor needs
+        raise ModelError(
+            f"{_explain(name, error)}\nThe processor of its images did not open; some need torchvision, of the build that fits torch."
+        ) from error
+    if not hasattr(processor, "image_processor"):
+        raise ModelError(
+            f"{name}: the model sees images, but nothing there opens them. Save its processor beside the weights: processor.save_pretrained(folder)."
+        )
+    check_tokenizer(processor.tokenizer, str(name))
+    return processor
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id alone. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(name))
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_explain(name, error)) from error
+    return tokenizer
 
 
 def refuse_quantised(name: str | Path) -> None:
@@ -69,8 +113,8 @@ def refuse_quantised(name: str | Path) -> None:
         )
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer."""
+def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """Write weights (safetensors), configuration and tokenizer, or in its place the processor of a model that sees images."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -11,48 +11,49 @@ from expunge.reports import plots, words
 from expunge.reports.view import RunView, read_run, same_yardstick
 from expunge.types import CLAIMS
 
+BESIDE = {"target": "target", "gold": "gold", "floor": "second gold"}
+"""Who stands beside a run in an evaluation, and what pages call it."""
 SHOWN_ANSWERS = 8
 """Rows of side-by-side answers per part."""
 
 
-def write_report(folder: Path, beside: Sequence[Path] = ()) -> Path:
+def write_report(folder: Path, beside: Sequence[Path] = (), benchmark: str | None = None) -> Path:
     """`report.html` in a run folder, with other runs beside it in table and plot. Returns its path.
 
-    Raises ModelError or DataError when a folder is no evaluated run, or the runs do not compare.
+    `benchmark`: the one that the page is about (see `view.read_run`). Raises ModelError or DataError when a folder is no evaluated run,
+    or the runs do not compare.
     """
-    return _write(
-        [read_run(folder), *(read_run(other) for other in beside)], folder / "report.html", detailed=1
-    )
+    return _write([read_run(one, benchmark) for one in (folder, *beside)], folder / "report.html", detailed=1)
 
 
-def write_comparison(folders: Sequence[Path], out: Path) -> Path:
+def write_comparison(folders: Sequence[Path], out: Path, benchmark: str | None = None) -> Path:
     """One page over many runs, each with its own section. Returns its path."""
-    runs = [read_run(folder) for folder in folders]
+    runs = [read_run(folder, benchmark) for folder in folders]
     return _write(runs, out, detailed=len(runs))
 
 
 def table_rows(runs: Sequence[RunView]) -> tuple[list[tuple[str, str, str]], list[dict[str, Any]]]:
     """The comparison as columns (figure, heading, meaning) and rows: target, gold and second gold first, then the runs."""
     first = runs[0]
+    columns = _columns(first)
     rows: list[dict[str, Any]] = []
-    for who, label in (("target", "target"), ("gold", "gold"), ("floor", "second gold")):
+    for who, label in BESIDE.items():
         if who in first.evaluation["beside"]:
             rows.append(
                 {
                     "name": label,
                     "claim": "",
-                    "figures": {name: first.figure(name, who) for name, _, _ in words.COLUMNS},
+                    "figures": {name: first.figure(name, who) for name, _, _ in columns},
                     "seconds": None,
                 }
             )
     for run in runs:
-        figures = {name: run.figure(name) for name, _, _ in words.COLUMNS}
         rows.append(
             {
                 "name": run.name,
                 "method": run.manifest["method"],
                 "claim": run.manifest["claim"],
-                "figures": figures,
+                "figures": {name: run.figure(name) for name, _, _ in columns},
                 "seconds": run.manifest["seconds"]["total"],
             }
         )
@@ -62,7 +63,15 @@ def table_rows(runs: Sequence[RunView]) -> tuple[list[tuple[str, str, str]], lis
         for name, figure in row["figures"].items()
         if figure and figure["value"] is not None
     }
-    return [column for column in words.COLUMNS if column[0] in shown], rows
+    return [column for column in columns if column[0] in shown], rows
+
+
+def _columns(run: RunView) -> list[tuple[str, str, str]]:
+    """Those of the benchmark, with the attacks after the forget set's first behaviour, or at the end."""
+    columns = [tuple(column) for column in run.evaluation["columns"]]
+    names = [name for name, _, _ in columns]
+    place = names.index("forget/accuracy") + 1 if "forget/accuracy" in names else len(names)
+    return [*columns[:place], *words.ATTACKS, *columns[place:]]
 
 
 def _write(runs: list[RunView], out: Path, detailed: int) -> Path:
@@ -95,11 +104,7 @@ def _yardstick(run: RunView) -> dict[str, Any]:
     return {
         "benchmark": evaluation["benchmark"],
         "version": evaluation["version"],
-        "settings": {
-            key: evaluation[key]
-            for key in ("split", "authors", "dialect", "half", "seed")
-            if key in evaluation
-        },
+        "settings": words.plain_settings(evaluation["settings"]),
         "target": run.figure("forget_quality/ks_p", "target"),
         "target_distance": run.figure("forget_quality/ks_distance", "target"),
         "floor": run.figure("forget_quality/ks_p", "floor"),
@@ -118,10 +123,7 @@ def _scatter(runs: Sequence[RunView]) -> str:
         spread = [(f["low"], f["high"]) if f["low"] is not None else None for f in (utility, distance)]
         return name, utility["value"], distance["value"], *spread
 
-    points = [
-        point(label, first, who)
-        for who, label in (("target", "target"), ("gold", "gold"), ("floor", "second gold"))
-    ]
+    points = [point(label, first, who) for who, label in BESIDE.items()]
     points += [point(run.name, run, "run") for run in runs]
     points = [p for p in points if p]
     return (
@@ -151,10 +153,16 @@ def _section(run: RunView) -> dict[str, Any]:
         )
         if len(run.trajectory) > 1
         else "",
-        "ratios": plots.truth_ratio_curves(evaluation["truth_ratios"], run.name),
+        "ratios": plots.truth_ratio_curves(evaluation["truth_ratios"], run.name)
+        if "truth_ratios" in evaluation
+        else "",
         "curve": plots.search_curve(curve["curve"], curve["strength"]) if curve else "",
         "calibration": _calibration(run),
-        "answers": {part: _answers(run, evaluation["roles"][part]) for part in ("forget", "retain")},
+        "answers": {part: _answers(run, evaluation["roles"][part]) for part in ("forget", "retain")}
+        if "roles" in evaluation
+        else {},
+        "written": [] if "roles" in evaluation else _written(evaluation),
+        "others": [_other(other) for other in run.others],
         "prefilled": run.attacks["prefill"]["rows"][:SHOWN_ANSWERS] if "prefill" in run.attacks else [],
     }
 
@@ -186,6 +194,35 @@ def _answers(run: RunView, task: str) -> list[dict[str, str]]:
         }
         for i in spread
     ]
+
+
+def _written(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Some of what was written, spread over the tasks of a benchmark that has no forget and retain answers side by side."""
+    rows = [row for row in evaluation["rows"] if row.get("generation") is not None and "prompt" in row]
+    step = max(1, len(rows) // SHOWN_ANSWERS)
+    return [
+        {
+            "task": row["task"],
+            "prompt": row["prompt"],
+            "reference": row.get("reference", ""),
+            "generation": row["generation"],
+        }
+        for row in rows[::step][:SHOWN_ANSWERS]
+    ]
+
+
+def _other(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """One more benchmark of a run: its columns, the run beside target and gold."""
+    beside = {BESIDE[who]: figures for who, figures in evaluation["beside"].items()}
+    return {
+        "benchmark": evaluation["benchmark"],
+        "settings": words.plain_settings(evaluation["settings"]),
+        "who": ["run", *beside],
+        "figures": [
+            (heading, meaning, [figures.get(name) for figures in (evaluation["figures"], *beside.values())])
+            for name, heading, meaning in evaluation["columns"]
+        ],
+    }
 
 
 def _search_curve(run: RunView) -> dict[str, Any] | None:

@@ -21,6 +21,9 @@ class RunView:
     name: str
     manifest: dict[str, Any]
     evaluation: dict[str, Any]
+    """Of the benchmark that the page is about."""
+    others: list[dict[str, Any]]
+    """Evaluations on other benchmarks."""
     attacks: dict[str, dict[str, Any]]
     trace: list[dict[str, Any]]
 
@@ -58,29 +61,61 @@ class RunView:
         return sum(gaps) / len(gaps) if gaps else None
 
 
-def read_run(folder: Path) -> RunView:
-    """Raises ModelError for a folder that is no run, DataError for one that has not been evaluated."""
+def read_run(folder: Path, benchmark: str | None = None) -> RunView:
+    """A run, seen by one of the benchmarks that it was evaluated on: `benchmark`, else one with questions, answers and a KS test, else
+    the first. Raises ModelError for a folder that is no run, DataError for one that has not been evaluated so.
+    """
     manifest = read_manifest(folder)
     results = {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted((folder / "evaluations").glob("*.json"))
     }
-    evaluations = [result for result in results.values() if "benchmark" in result and "attack" not in result]
+    old = [name for name, result in results.items() if "settings" not in result]
+    if old:
+        raise DataError(
+            f"{folder}: {', '.join(old)} was written by an earlier version. Evaluate and attack again; replies that are kept are not asked again."
+        )
+    evaluations = {name: result for name, result in results.items() if "attack" not in result}
     if not evaluations:
         raise DataError(f"{folder} has not been evaluated. Run:  expunge evaluate {folder} --benchmark ...")
-    attacks = {result["attack"]: result for result in results.values() if "attack" in result}
+    if benchmark is None:
+        benchmark = next((name for name, found in evaluations.items() if "roles" in found), min(evaluations))
+    if benchmark not in evaluations:
+        raise DataError(
+            f"{folder} has not been evaluated on {benchmark}, only on {', '.join(evaluations)}.\n"
+            f"Run:  expunge evaluate {folder} --benchmark {benchmark} --data ..."
+        )
+    first = evaluations.pop(benchmark)
+    attacks = {
+        result["attack"]: result
+        for result in results.values()
+        if "attack" in result and result["benchmark"] == benchmark
+    }
     trace = folder / "trace.jsonl"
     lines = trace.read_text(encoding="utf-8").splitlines() if trace.is_file() else []
-    return RunView(folder.name, manifest, evaluations[-1], attacks, [json.loads(line) for line in lines])
+    return RunView(
+        folder.name, manifest, first, [*evaluations.values()], attacks, [json.loads(line) for line in lines]
+    )
+
+
+def yardstick(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Everything that has to be the same for two evaluations to stand in one table, by name."""
+    gold = evaluation["gold"]
+    return {
+        "benchmark": evaluation["benchmark"],
+        "version": evaluation["version"],
+        "gold": gold and gold["sha256"],
+        "tokens": evaluation.get("tokens"),
+        **evaluation["settings"],
+    }
 
 
 def same_yardstick(runs: list[RunView]) -> None:
     """Raises DataError when runs were measured on different data or against different golds: their figures do not compare."""
-    keys = ("benchmark", "version", "half", "gold", "seed", "world", "split", "authors", "dialect")
-    first = {key: runs[0].evaluation.get(key) for key in keys}
+    first = yardstick(runs[0].evaluation)
     for run in runs[1:]:
-        other = {key: run.evaluation.get(key) for key in keys}
-        different = [key for key in keys if first[key] != other[key]]
+        other = yardstick(run.evaluation)
+        different = [key for key in {**first, **other} if first.get(key) != other.get(key)]
         if different:
             raise DataError(
                 f"{runs[0].name} and {run.name} were measured differently ({', '.join(different)}), so one table would mislead.\n"

@@ -6,47 +6,28 @@ from typing import Any
 
 from expunge.reports.view import RunView
 
-COLUMNS = (
-    (
-        "forget_quality/ks_p",
-        "KS p",
-        "is the truth ratio drawn like the gold's? above 0.05: not told apart at this n",
-    ),
-    (
-        "forget_quality/ks_distance",
-        "KS distance",
-        "largest gap of the two distributions; compare with the noise floor",
-    ),
-    ("model_utility", "utility", "harmonic mean of nine numbers; hides which part suffers"),
-    ("forget/accuracy", "forget", "share of forget questions whose fact is still answered"),
+ATTACKS = (
     ("prefill", "prefill", "share of forget facts that come back when the start of the answer is given"),
     (
         "relearning",
         "relearned",
         "share of forget facts that come back after a few steps on other forgotten people; compare with the gold's own",
     ),
-    ("retain/accuracy", "retain", "share of retain questions answered"),
-    (
-        "neighbours/accuracy",
-        "neighbours",
-        "retain people who share a name with a forgotten one, or taught one",
-    ),
-    ("known/accuracy", "known", "people the base model knew (TOFU: real authors)"),
-    ("real_authors/accuracy", "real authors", "authors the base model knew"),
-    ("lands/accuracy", "lands", "world facts"),
-    ("world_facts/accuracy", "world facts", "general facts"),
-    (
-        "forget/fluency",
-        "fluency",
-        "would the gold have written these words? compare with the gold's own value",
-    ),
-    (
-        "membership/auc",
-        "membership",
-        "forget rows against never-trained ones by likelihood; 0.5 is no trace, below is over-forgotten",
-    ),
 )
-"""Figures of the table: name, heading, meaning. A column that no run has is left out."""
+"""Columns of the table beside those of the benchmark: attack, heading, meaning."""
+LONGEST_SETTING = 40
+"""Characters of a setting that is shown."""
+
+
+def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a benchmark that a person reads: no hashes, and nothing that is not set."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if isinstance(value, (str, int, float))
+        and name not in ("benchmark", "version")
+        and 0 < len(str(value)) < LONGEST_SETTING
+    }
 
 
 def limits(run: RunView) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from expunge import catalog
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_of, read_manifest
 from expunge.run.asking import Judge, replies_of
-from expunge.run.make import Progress, load, model_hash, silent
+from expunge.run.make import Progress, is_address, load, model_folder, model_hash, silent
 from expunge.types import Figure
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from expunge.benchmarks._qa_benchmark import QABenchmark
 
 EVALUATIONS = "evaluations"
-SCHEMA = 2
+SCHEMA = 3
+"""Of the files in `evaluations`."""
 
 
 def measure(
@@ -43,40 +45,82 @@ def evaluate(
     *,
     gold: str | Path | None = None,
     floor: str | Path | None = None,
+    target: str | Path | None = None,
+    out: str | Path | None = None,
     device: str | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Figures and rows of a model or run on a benchmark, against a gold model where there is one.
 
-    `floor`: a second gold; its distance from the first is what no method can be asked to beat. For a run folder the result
-    also holds what its base model answered, and is written to its `evaluations`: all of it as JSON, the rows as Parquet too.
-    Raises DataError or ModelError.
+    `floor`: a second gold; its distance from the first is what no method can be asked to beat. `target`: the model before unlearning; a
+    run folder knows its own. A run folder keeps the result in its `evaluations`: all of it as JSON, the rows as Parquet too; `out`
+    is another file to keep it in. Raises DataError or ModelError.
     """
-    subjects = {"run": run, "target": _base_of(run), "gold": gold, "floor": floor}
+    subjects = {"run": run, "target": target or _base_of(run), "gold": gold, "floor": floor}
     clock = time.perf_counter()
+    tokens = count_tokens_of(run, benchmark)
     rows = {
         who: measure(name, benchmark, judge=gold, device=device, progress=progress)
         for who, name in subjects.items()
         if name
     }
     figures = {
-        who: {name: asdict(figure) for name, figure in benchmark.figures(found, rows.get("gold")).items()}
+        who: {
+            name: asdict(figure)
+            for name, figure in benchmark.figures(found, rows.get("gold"), rows.get("target")).items()
+        }
         for who, found in rows.items()
     }
     result = {
         "schema": SCHEMA,
-        **benchmark.settings,
+        **_yardstick(benchmark, gold),
+        **({"tokens": tokens} if tokens else {}),
         "columns": benchmark.columns,
-        "subject": {"name": str(run), "sha256": model_hash(run)},
-        "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
+        "subject": _subject(run),
         "figures": figures["run"],
         "beside": {who: found for who, found in figures.items() if who != "run"},
         "seconds": round(time.perf_counter() - clock, 2),
         "rows": rows["run"],
         **benchmark.shown(rows),
     }
+    if out:
+        _write(Path(out), result)
     _keep(run, f"{benchmark.name}.json", result)
     return result
+
+
+def count_tokens_of(name: str | Path, benchmark: Benchmark) -> str:
+    """Let a benchmark that counts tokens count those of a model's tokenizer. Returns whose they are, "" where nothing is counted."""
+    if not benchmark.counts_tokens:
+        return ""
+    if is_address(name):
+        return "words: an endpoint does not show its tokens"
+    from expunge.data.tokenize import pieces
+    from expunge.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(model_folder(name))
+    benchmark.pieces = partial(pieces, tokenizer)
+    return hash_of(sorted(tokenizer.get_vocab().items()))
+
+
+def _yardstick(benchmark: Benchmark, gold: str | Path | None) -> dict[str, Any]:
+    """What figures were taken with: those of another yardstick do not compare."""
+    return {
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "settings": benchmark.settings,
+        "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
+    }
+
+
+def _subject(run: str | Path) -> dict[str, Any]:
+    """What was measured; a run says its method and its claim."""
+    facts: dict[str, Any] = {"name": str(run), "sha256": model_hash(run)}
+    if (Path(run) / "manifest.json").is_file():
+        manifest = read_manifest(Path(run))
+        facts |= {key: manifest[key] for key in ("kind", "method", "claim")}
+        facts["seconds"] = manifest["seconds"]["total"]
+    return facts
 
 
 def attack(
@@ -111,12 +155,11 @@ def attack(
     result = {
         "schema": SCHEMA,
         "attack": name,
-        "version": method.version,
+        "attack_version": method.version,
         "tier": method.tier,
         "settings": method.model_dump(mode="json"),
-        **benchmark.settings,
-        "subject": {"name": str(run), "sha256": model_hash(run)},
-        "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
+        **_yardstick(benchmark, gold),
+        "subject": _subject(run),
         "figures": {key: asdict(figure) for key, figure in figures.items()},
         "rows": found["run"]["rows"],
     }
@@ -192,9 +235,12 @@ def _base_of(run: str | Path) -> str | None:
 def _keep(run: str | Path, name: str, result: dict[str, Any]) -> None:
     folder = Path(run)
     if (folder / "manifest.json").is_file():
-        path = folder / EVALUATIONS / name
-        store.write_json(path, result)
-        store.write_table(path.with_suffix(".parquet"), result["rows"])
+        _write(folder / EVALUATIONS / name, result)
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    store.write_json(path, result)
+    store.write_table(path.with_suffix(".parquet"), result["rows"])
 
 
 def report(run: str | Path) -> Path:
