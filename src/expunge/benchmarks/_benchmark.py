@@ -40,6 +40,8 @@ class Benchmark(ABC):
     """What `--set name=value` may change."""
     template: str = "auto"
     """How a question becomes a prompt, where the benchmark has turns (see `data.tokenize`)."""
+    too_long: ClassVar[str] = ""
+    """What to set where a prompt is longer than the model reads, for those whose prompts grow with an option."""
     counts_tokens: ClassVar[bool] = False
     """Whether texts are cut or counted in tokens; whoever asks a model then sets `pieces` first."""
     pieces: Callable[[str], list[str]] = staticmethod(words_with_spaces)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from expunge import catalog
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_of, read_manifest
+from expunge.errors import DataError
 from expunge.run.asking import Judge, replies_of
 from expunge.run.make import Progress, is_address, load, model_folder, model_hash, silent
 from expunge.types import Figure
@@ -35,7 +36,10 @@ def measure(
 ) -> list[dict[str, Any]]:
     """The benchmark's rows of a model or run. What was asked of the same weights before is not asked again."""
     more: dict[str, Any] = {"template": benchmark.template, "device": device}
-    replies = replies_of(name, benchmark.asks(), open_model=load, progress=progress, **more)
+    try:
+        replies = replies_of(name, benchmark.asks(), open_model=load, progress=progress, **more)
+    except DataError as error:
+        raise DataError(f"{error}\n{benchmark.too_long}".rstrip()) from None
     return benchmark.judge(benchmark.rows(replies), Judge(judge, **more) if judge else None)
 
 
