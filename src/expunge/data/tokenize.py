@@ -79,7 +79,7 @@ class Encoder:
         """
         heads = [self.render(example.prompt) if example.prompt else "" for example in examples]
         texts = [
-            head + self._separator(example.prompt) + example.answer
+            head + self._separator(example.prompt, example.answer) + example.answer
             for head, example in zip(heads, examples, strict=True)
         ]
         rows = []
@@ -144,11 +144,12 @@ class Encoder:
             )
         )
 
-    def _separator(self, prompt: Prompt | None) -> str:
+    def _separator(self, prompt: Prompt | None, answer: str) -> str:
+        """A space, unless the prompt ends in one (or a line break), the answer starts with one, or the template has none there."""
         if prompt is None:
             return ""
         if prompt.prefill:
-            return "" if prompt.prefill.endswith(" ") else " "
+            return "" if prompt.prefill[-1].isspace() or answer[:1].isspace() else " "
         return "" if self.template == "chat" else TEMPLATES[self.template].separator
 
     def _tokens(
