@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from expunge.errors import DataError
@@ -15,16 +16,16 @@ def instructed(model: LanguageModel, prompt: Prompt, text: str) -> Prompt:
     """The prompt with an instruction: in the system message, or before the first question where the model has no place for one."""
     turns = prompt.messages
     if turns and turns[0].role == "system":
-        system = Prompt((Message("system", f"{turns[0].content}\n\n{text}"), *turns[1:]), prompt.prefill)
+        system = replace(prompt, messages=(Message("system", f"{turns[0].content}\n\n{text}"), *turns[1:]))
     else:
-        system = Prompt((Message("system", text), *turns), prompt.prefill)
+        system = replace(prompt, messages=(Message("system", text), *turns))
     if _shows(model, system, text):
         return system
     first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
     if first is None:
-        return Prompt((*turns, Message("user", text)), prompt.prefill)
+        return replace(prompt, messages=(*turns, Message("user", text)))
     asked = Message("user", f"{text}\n\n{turns[first].content}")
-    return Prompt((*turns[:first], asked, *turns[first + 1 :]), prompt.prefill)
+    return replace(prompt, messages=(*turns[:first], asked, *turns[first + 1 :]))
 
 
 def _shows(model: LanguageModel, prompt: Prompt, text: str) -> bool:

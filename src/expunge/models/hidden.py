@@ -38,8 +38,9 @@ def find_blocks(model: PreTrainedModel, layer: int) -> Blocks:
         raise ConfigError(
             f"layer {layer}: this model has blocks 0 to {count - 1}. Set the layer of both terms, as in --set objective.layer=..."
         )
+    text = {id(module) for module in model.get_decoder().modules()}  # another tower may be as deep
     for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
+        if isinstance(module, nn.ModuleList) and len(module) == count and id(module) in text:
             parent, _, name = path.rpartition(".")
             return Blocks(model.get_submodule(parent), name, path, module)
     raise ConfigError(

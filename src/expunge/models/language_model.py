@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,12 +56,24 @@ class TransformerLM:
         """`batch_tokens`: most padded tokens in one forward."""
         self.model = model
         self.tokenizer = tokenizer
-        self.encoder = Encoder(tokenizer, context_length(model, tokenizer), template)
+        self.encoder = self._make_encoder(template)
         self.batch_tokens = batch_tokens
         self.source = ""
         """The folder, run or hub id that it was loaded from; empty for a model made in memory."""
         self.work = Work()
         self._lock = threading.Lock()
+
+    def _make_encoder(self, template: str) -> Encoder:
+        return Encoder(self.tokenizer, context_length(self.model, self.tokenizer), template)
+
+    def let_train(self) -> None:
+        """Every weight that text reaches takes a gradient."""
+        self.model.requires_grad_(True)
+
+    @property
+    def reader(self) -> Any:
+        """What has to lie beside the weights, so that texts become the same tokens again: the tokenizer."""
+        return self.tokenizer
 
     # --- scoring ----------------------------------------------------------------------------------------------------
     def score(
@@ -143,7 +155,7 @@ class TransformerLM:
         logits = logits.float()
         logp = logits[rows, targets] - logits.logsumexp(-1)[rows]
         hits = logits.argmax(-1)[rows] == targets
-        found = [values.cpu().numpy() for values in (logp, hits, _standardised(logits, rows, logp))]
+        found = [values.cpu().numpy() for values in (logp, hits, standardised(logits, rows, logp))]
         cuts = np.cumsum([len(answer.at) for answer in forward.answers])[:-1]
         pieces = zip(*(np.split(values, cuts) for values in found), strict=True)
         scores = iter([_score(*piece) if changed else Score(*piece[:2], z=piece[2]) for piece in pieces])
@@ -241,7 +253,12 @@ class TransformerLM:
         return answers
 
     def _generate_batch(
-        self, batch: Batch, asked: Sequence[Asked], change: Intervention | None, params: GenerationParams
+        self,
+        batch: Batch,
+        asked: Sequence[Asked],
+        change: Intervention | None,
+        params: GenerationParams,
+        shown: Mapping[str, Tensor] | None = None,
     ) -> list[list[Generation]]:
         changed = change and any(row.flagged for row in asked)
         writing = (
@@ -254,6 +271,7 @@ class TransformerLM:
                 batch.ids,
                 attention_mask=batch.attention,
                 generation_config=self.generation_config(params),
+                **(shown or {}),
                 **more,
             )
         new = out[:, batch.ids.shape[1] :].cpu().tolist()
@@ -328,7 +346,7 @@ def _stack(trees: Sequence[Tree], pad_id: int, *, tree_mask: bool, dtype: torch.
     return _Stack(torch.from_numpy(ids), torch.from_numpy(positions), attention, torch.from_numpy(enters))
 
 
-def _standardised(logits: Tensor, rows: Tensor, logp: Tensor) -> Tensor:
+def standardised(logits: Tensor, rows: Tensor, logp: Tensor) -> Tensor:
     """[answer] (log p - μ) / σ, with mean and spread of log p over the vocabulary of [positions, vocab] logits; 0 where there is no spread."""
     every = logits.log_softmax(-1)
     p = every.exp()

@@ -74,7 +74,9 @@ def load_processor(name: str | Path) -> Any:
 
     try:
         processor: Any = AutoProcessor.from_pretrained(str(name))
-    except Exception as error:  # many kinds: a missing file, or a package (torchvision) that this processor needs
+    except (
+        Exception
+    ) as error:  # many kinds: a missing file, or a package (torchvision) that this processor needs
         raise ModelError(
             f"{_explain(name, error)}\nThe processor of its images did not open; some need torchvision, of the build that fits torch."
         ) from error

@@ -55,7 +55,7 @@ def _load(
     template: str,
     before: Any,
 ) -> Any:
-    from expunge.models.language_model import TransformerLM
+    from expunge.models.image_text import as_language_model, open_model
     from expunge.models.load import load_model
 
     if is_address(name):
@@ -66,14 +66,12 @@ def _load(
     options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map}
     folder = Path(name)
     if not (folder / "manifest.json").is_file():
-        model, tokenizer, _ = load_model(name, **options)
-        return TransformerLM(model, tokenizer, template)
+        return open_model(name, template, **options)
     manifest = read_manifest(folder)
     if template == "auto":
         template = manifest["template"]
     if manifest["kind"] == "weights":
-        model, tokenizer, _ = load_model(folder / "model", **options)
-        return TransformerLM(model, tokenizer, template)
+        return open_model(folder / "model", template, **options)
     base = manifest["base"]
     if model_hash(base["name"]) != base["sha256"]:
         raise ModelError(
@@ -91,7 +89,7 @@ def _load(
 
     model, tokenizer, _ = load_model(base["name"], **options)
     adapted: Any = load_adapters(model, folder / "adapter").eval()
-    return TransformerLM(adapted.get_base_model(), tokenizer, template)
+    return as_language_model(adapted.get_base_model(), tokenizer, base["name"], template)
 
 
 def _refuse_other_model(folder: Path, manifest: dict[str, Any], before: Any) -> None:
@@ -108,6 +106,15 @@ def _refuse_other_model(folder: Path, manifest: dict[str, Any], before: Any) -> 
 def is_address(name: str | Path) -> bool:
     """Whether a model's name is the address of an endpoint."""
     return str(name).startswith(("http://", "https://"))
+
+
+def model_folder(name: str | Path) -> str:
+    """Where the weights and tokenizer behind a name lie: a run's model, or the base that an adapter or guard stands before."""
+    folder = Path(name)
+    if not (folder / "manifest.json").is_file():
+        return str(name)
+    manifest = read_manifest(folder)
+    return str(folder / "model") if manifest["kind"] == "weights" else manifest["base"]["name"]
 
 
 def model_hash(name: str | Path) -> str:
@@ -236,7 +243,8 @@ def refuse_missing_data(recipe: Recipe, data: Dataset) -> None:
     if trains and all(record.shape == "subject" for record in data.forget):
         raise DataError(
             f"method '{recipe.method}' trains on what is to be forgotten, and the forget rows only name it ('subject').\n"
-            "Give question-answer pairs or texts, or use what works on names: a guard (--method eco --set detector.name=aliases) or the edit rocr."
+            "Give question-answer pairs or texts, let the model write what it knows (expunge corpus MODEL --forget NAMES --out FILE), or use what works on names:"
+            " a guard (--method eco --set detector.name=aliases) or the edit rocr."
         )
     if "pairs" in recipe.needs:
         bad = next((record for record in data.forget if record.shape == "text"), None)

@@ -60,7 +60,7 @@ def train_weights(order: Order) -> dict[str, Any]:
     if kind == "adapter":
         run.adapted.save_pretrained(str(folder / "adapter"))
     else:
-        save_model(run.adapted.merge_and_unload() if adapter else lm.model, lm.tokenizer, folder / "model")
+        save_model(run.adapted.merge_and_unload() if adapter else lm.model, lm.reader, folder / "model")
     store.write_lines(folder / "trace.jsonl", run.trace)
     store.remove(folder / "stages")
     last = run.outcomes[-1]
@@ -94,7 +94,7 @@ def edit_weights(order: Order) -> dict[str, Any]:
     begin = time.perf_counter()
     facts = order.recipe.axes["edit"].apply(Workbench(lm, data, order.recipe))
     seconds = time.perf_counter() - begin
-    save_model(lm.model, lm.tokenizer, order.folder / "model")
+    save_model(lm.model, lm.reader, order.folder / "model")
     order.progress("editing", 1, 1)
     return {
         "kind": "weights",
@@ -190,8 +190,8 @@ def _named(order: Order) -> tuple[Dataset, tuple[str, ...]]:
 def _trainable(order: Order) -> TransformerLM:
     """The model to start from in float32: a folder, a hub id, or what an earlier run made of one. Raises ModelError."""
     from expunge.artifacts.manifest import read_manifest
-    from expunge.models.language_model import TransformerLM
-    from expunge.models.load import load_model, refuse_quantised
+    from expunge.models.image_text import open_model
+    from expunge.models.load import refuse_quantised
 
     start, template = order.start, order.template
     if (Path(start) / "manifest.json").is_file() and (kind := read_manifest(Path(start)).get("kind")):
@@ -204,5 +204,4 @@ def _trainable(order: Order) -> TransformerLM:
         template = manifest["template"] if template == "auto" else template
         start = Path(start) / "model"
     refuse_quantised(start)
-    model, tokenizer, _ = load_model(start, dtype="float32", device=order.device)
-    return TransformerLM(model, tokenizer, template)
+    return open_model(start, template, dtype="float32", device=order.device)

@@ -57,10 +57,10 @@ def plan(
         )
     refuse_missing_data(recipe, data)
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     from expunge.data.tokenize import Encoder
-    from expunge.models.load import check_folder, is_folder_name
+    from expunge.models.load import check_folder, is_folder_name, model_class
 
     if is_folder_name(model):
         check_folder(Path(model))
@@ -72,7 +72,7 @@ def plan(
             f"'{model}' is no model folder here, and the hub does not know it or cannot be reached.\nCheck the name, or give a folder."
         ) from error
     with torch.device("meta"):
-        shape = AutoModelForCausalLM.from_config(config)
+        shape: Any = model_class(config).from_config(config)
         total = sum(parameter.numel() for parameter in shape.parameters())
         _make_ready(shape, recipe)
     costs = _Costs(shape)

@@ -83,7 +83,7 @@ class Stages:
 
         begin = time.perf_counter()
         if not self.adapter:
-            self.model.requires_grad_(True)
+            self.lm.let_train()
         with self._reference(stage):
             feed = Feed(self.model, stage.recipe, self._rows(stage.shown), self.lm.pad_id)
         self.reference_bytes = max(self.reference_bytes, feed.reference_bytes)

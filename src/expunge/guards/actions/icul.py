@@ -181,4 +181,4 @@ def _behind(pairs: Sequence[Pair], prompt: Prompt) -> Prompt:
         for turn in (Message("user", question), Message("assistant", answer))
     ]
     head = 1 if prompt.messages and prompt.messages[0].role == "system" else 0
-    return Prompt((*prompt.messages[:head], *turns, *prompt.messages[head:]), prompt.prefill)
+    return replace(prompt, messages=(*prompt.messages[:head], *turns, *prompt.messages[head:]))

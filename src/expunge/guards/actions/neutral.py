@@ -12,6 +12,7 @@ Fails when: the prompt describes the subject without naming it: what is left sti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from expunge.config import Settings
@@ -73,7 +74,9 @@ class FittedNeutral:
         messages = tuple(
             Message(turn.role, self.names.replace(turn.content, self.placeholder)) for turn in prompt.messages
         )
-        return Prompt(messages, self.names.replace(prompt.prefill, self.placeholder))
+        return replace(
+            prompt, messages=messages, prefill=self.names.replace(prompt.prefill, self.placeholder)
+        )
 
     def state(self) -> dict[str, Any]:
         return {"names": list(self.names.names), "placeholder": self.placeholder, "prompt": self.prompt}
