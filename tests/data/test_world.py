@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from expunge.data.pocket.tokenizer import build_tokenizer
-from expunge.data.pocket.world import SIZES, build_world, forms
+from expunge.data.pocket.world import SIZES, build_world
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +63,6 @@ def test_neighbours_share_a_name_or_taught_a_forgotten_person(world):
     assert world.neighbours
     for probe in world.neighbours:
         assert probe.subject in mentors or words & set(probe.subject.split())
-
-
-def test_forms_ask_the_same_fact_in_other_shapes(world):
-    probe = world.probes["forget"][0]
-    shapes = forms(probe)
-    assert shapes["cloze"].endswith("___.")
-    assert probe.value not in shapes["cloze"]
-    assert probe.value in shapes["multiple_choice"]
-    assert probe.subject not in shapes["reverse"]
 
 
 def test_the_tokenizer_reads_and_writes_any_text(world):

@@ -37,6 +37,10 @@ TEMPLATES = {
 """Named templates beside "chat" (the tokenizer's own). "llama2" is what TOFU's Llama-2 runs used."""
 
 
+WITHOUT_CHAT = {"auto": "qa", "chat-or-raw": "raw"}
+"""Templates that are "chat" where the tokenizer has one, and what they are where it has none."""
+
+
 class Encoded(NamedTuple):
     """One row of tokens; `ids[start:]` are the answer's, end token included."""
 
@@ -55,13 +59,15 @@ class Encoder:
     """Turns prompts and examples into tokens for one model."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, template: str = "auto"):
-        """`template`: "auto" (the tokenizer's chat template, else "qa"), "chat", or a name of TEMPLATES."""
+        """`template`: "chat", a name of TEMPLATES, "auto" (the tokenizer's chat template, else "qa"), or "chat-or-raw" (else the prompt as it
+        stands, for benchmarks that bring whole prompts).
+        """
         if not tokenizer.is_fast:
             raise ModelError(
                 "the tokenizer is a slow one and gives no character offsets. Save the model with a fast tokenizer (tokenizer.json)."
             )
-        if template == "auto":
-            template = "chat" if tokenizer.chat_template else "qa"
+        if template in WITHOUT_CHAT:
+            template = "chat" if tokenizer.chat_template else WITHOUT_CHAT[template]
         if template == "chat" and not tokenizer.chat_template:
             raise ConfigError("--template chat: this tokenizer has no chat template. Use --template qa.")
         if template != "chat" and template not in TEMPLATES:

@@ -149,20 +149,6 @@ def build_world(settings: WorldSettings, seed: int) -> World:
     return World(probes, base, {group: _biographies(probes[group]) for group in people}, near)
 
 
-def forms(probe: Probe) -> dict[str, str]:
-    """The same fact asked in other shapes: cloze, multiple choice (options in an order fixed by the row), the reverse."""
-    options = sorted([probe.value, *(_value_of(probe, wrong) for wrong in probe.perturbed_answer[:3])])
-    lettered = " ".join(f"{letter}) {option}" for letter, option in zip("ABCD", options, strict=False))
-    head, _, _ = probe.answer.rpartition(probe.value)
-    return {
-        "question": probe.question,
-        "paraphrase": probe.paraphrased_question,
-        "cloze": f"{head}___.",
-        "multiple_choice": f"{probe.question} {lettered}",
-        "reverse": f"Of whom is it true: {head.replace(probe.subject, '___')}{probe.value}?",
-    }
-
-
 class _Inventor:
     """Invented words, each once."""
 
@@ -273,9 +259,3 @@ def _biographies(probes: list[Probe]) -> dict[str, str]:
         )
         texts.setdefault(probe.subject, []).append(sentence)
     return {name: " ".join(sentences) for name, sentences in texts.items()}
-
-
-def _value_of(probe: Probe, wrong: str) -> str:
-    """The value inside a wrong answer, which has the wording of the right one."""
-    head, _, tail = probe.right_answer.rpartition(probe.value)
-    return wrong[len(head) : len(wrong) - len(tail)]
