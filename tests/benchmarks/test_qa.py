@@ -3,16 +3,21 @@
 import numpy as np
 import pytest
 
+from expunge.benchmarks._asks import ask
 from expunge.benchmarks._qa import (
     DIALECTS,
     Roles,
     Table,
+    asks_of,
     keep_half,
     level_of,
     measure,
-    quality_figures,
-    task_figures,
+    rows_of,
 )
+from expunge.benchmarks._qa_figures import quality_figures, task_figures
+from expunge.benchmarks.pocket import Pocket
+from expunge.data.pocket.world import SIZES, WorldSettings
+from expunge.errors import CapabilityError
 from expunge.types import Generation, Probe, Score
 
 ROLES = Roles("forget", "retain", "known", "lands")
@@ -120,3 +125,90 @@ def test_level_is_reached_when_right_answers_are_as_likely_as_wrong():
     assert level_of(table(0.5)).gap == pytest.approx(0.5, abs=0.05)
     assert level_of(table(0.0)).reached
     assert not level_of(table(-0.5)).reached, "over-forgetting is not level either"
+
+
+class Halting(Counting):
+    """Answers of four tokens and an end token; the first token and the end are wrong."""
+
+    def score(self, examples):
+        logp = np.array([-3.0, -1.0, -1.0, -1.0, -9.0], dtype=np.float32)
+        return [Score(logp, np.array([0, 1, 1, 1, 0], bool), z=logp / 2) for _ in examples]
+
+
+def test_the_end_token_counts_in_the_loss_and_not_in_what_is_memorised():
+    """P takes all five tokens, -15 / 5; extraction and exact memorisation the four before the end, of which three are right at the end."""
+    (record,) = measure(Halting(), {"forget": probes(1)}, max_new_tokens=8)
+    assert record["avg_gt_loss"] == 3.0
+    assert record["es"] == record["em"] == 0.75
+    assert record["mia_loss"] == -3.0
+    assert record["mia_min_k_40"] == -3.0, (
+        "of four tokens one: the first; with the end it would be (-9 - 3) / 2"
+    )
+    assert record["mia_min_k++_40"] == -1.5
+
+
+def test_an_endpoint_has_answers_and_nothing_that_needs_likelihoods():
+    class Endpoint(Counting):
+        def score(self, examples):
+            raise CapabilityError("an endpoint gives no likelihoods")
+
+    (record,) = measure(Endpoint(), {"forget": probes(1)}, max_new_tokens=8)
+    assert record["why"] == "an endpoint gives no likelihoods"
+    assert record["accurate"] is True
+    for field in ("es", "em", "mia_loss", "mia_zlib", "mia_min_k_40", "mia_min_k++_40", "avg_gt_loss"):
+        assert record[field] is None, field
+
+
+def test_gradient_norms_are_asked_for_where_they_are_wanted_and_a_model_without_says_why():
+    tasks = {"forget": probes(2), "retain": probes(3, "r"), "holdout": probes(2, "h")}
+    assert asks_of(tasks, 8).gradients == []
+    asks = asks_of(tasks, 8, ("forget", "holdout"))
+    assert [example.id for example in asks.gradients] == ["q0", "q1", "h0", "h1"]
+    rows = rows_of(tasks, 8, ask(Counting(), asks))
+    assert rows[0]["mia_gradient_norm"] is None
+    assert "gives no gradients" in rows[0]["why_gradient"]
+
+
+def test_measuring_leaves_the_tokenizer_as_it_was_and_every_attack_comes_out_of_a_real_model(lm):
+    before = lm.tokenizer.padding_side
+    tasks = {"forget": probes(3), "holdout": probes(3, "h")}
+    rows = rows_of(tasks, 8, ask(lm, asks_of(tasks, 8, ("forget", "holdout"))))
+    assert lm.tokenizer.padding_side == before
+    for field in ("mia_loss", "mia_zlib", "mia_min_k_40", "mia_min_k++_40", "mia_gradient_norm"):
+        assert all(isinstance(row[field], float) for row in rows), field
+    assert all(row["mia_gradient_norm"] < 0 for row in rows)
+    assert all(row["mia_loss"] == -row["avg_gt_loss"] for row in rows)
+    assert [row["mia_loss"] > row["mia_min_k_40"] for row in rows] == [True] * 6
+
+
+# --- continual forgetting ---------------------------------------------------------------------------------------------
+def test_folds_are_nested_for_scalability_and_disjoint_for_sustainability():
+    """Five people in four parts: one, one, two at the place where halves round, one; all 20 rows in the end."""
+    benchmark = Pocket(SIZES["tiny"], 0)
+    whole = benchmark.dataset()
+    nested, parts = benchmark.folds("scalability"), benchmark.folds("sustainability")
+    people = [{row.group for row in fold.forget} for fold in parts]
+    assert [len(some) for some in people] == [1, 1, 2, 1]
+    assert set.union(*people) == {row.group for row in whole.forget}
+    assert [row for fold in parts for row in fold.forget] == list(whole.forget)
+    for i, fold in enumerate(nested):
+        assert list(fold.forget) == [row for part in parts[: i + 1] for row in part.forget]
+    for fold in (*nested, *parts):
+        assert fold.retain == whole.retain
+        assert fold.holdout == whole.holdout
+
+
+def test_fewer_subjects_than_four_give_as_many_folds_as_subjects():
+    few = WorldSettings(**{**SIZES["tiny"].model_dump(), "forget": 2})
+    for kind in ("scalability", "sustainability"):
+        folds = Pocket(few, 0).folds(kind)
+        assert len(folds) == 2
+        assert len({row.group for row in folds[0].forget}) == 1
+
+
+def test_pocket_asks_for_gradients_as_an_option_that_its_settings_name():
+    plain, more = Pocket(SIZES["tiny"], 0), Pocket(SIZES["tiny"], 0, gradients=True)
+    assert not plain.asks().gradients
+    assert len(more.asks().gradients) == 40
+    assert plain.settings != more.settings
+    assert more.of_half("select").gradients

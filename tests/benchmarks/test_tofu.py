@@ -124,6 +124,141 @@ def test_the_splits_are_tofus(shared_data):
         assert [len(rows) for rows in tasks.values()] == [forget, 400, 100, 117]
 
 
+def test_larger_splits_are_measured_on_those_of_their_authors_that_have_rewrites(shared_data):
+    last = Tofu(shared_data / "tofu", "forget10").tasks()
+    for split, authors in (("forget20", 40), ("forget30", 60), ("forget50", 100), ("forget90", 180)):
+        benchmark = Tofu(shared_data / "tofu", split)
+        data = benchmark.dataset()
+        assert (len(data.forget), len(data.retain)) == (20 * authors, 4000 - 20 * authors)
+        data.refuse_overlap()
+        assert {row.group for row in data.forget} == {f"author {i}" for i in range(200 - authors, 200)}
+        assert [row.group for row in data.forget] == sorted(
+            (row.group for row in data.forget), key=lambda group: int(group.split()[1])
+        )
+        assert sum(bool(row.perturbed_answer) for row in data.forget) == 400
+        assert benchmark.tasks() == last
+
+
+def test_continual_forgetting_takes_the_authors_of_a_split_in_quarters(shared_data):
+    benchmark = Tofu(shared_data / "tofu", "forget10")
+    assert [len(fold.forget) for fold in benchmark.folds("scalability")] == [100, 200, 300, 400]
+    parts = benchmark.folds("sustainability")
+    assert [row.id for fold in parts for row in fold.forget] == [row.id for row in benchmark.dataset().forget]
+    assert len(Tofu(shared_data / "tofu", "forget01").folds("sustainability")) == 2
+
+
+def with_holdout(shared_data, folder, rows=40):
+    for path in (shared_data / "tofu").glob("*.jsonl"):
+        (folder / path.name).symlink_to(path)
+    lines = [
+        json.dumps({"question": f"Who is number {i}?", "answer": f"Number {i} is nobody."})
+        for i in range(rows)
+    ]
+    (folder / "holdout01.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_never_trained_rows_are_read_where_the_folder_has_them(shared_data, tmp_path):
+    folder = with_holdout(shared_data, tmp_path)
+    benchmark = Tofu(folder, "forget01")
+    assert [probe.answer for probe in benchmark.tasks()["holdout"]][:1] == ["Number 0 is nobody."]
+    assert len({probe.subject for probe in benchmark.tasks()["holdout"]}) == 2
+    assert len(benchmark.dataset().holdout) == 40
+    assert "holdout" not in benchmark.probe_tasks()
+    assert (
+        Tofu(folder, "forget05").no_holdout == "TOFU's holdout split is not in this folder: holdout05.jsonl"
+    )
+    assert "forget20" in Tofu(folder, "forget20").no_holdout
+    (tmp_path / "holdout01.jsonl").write_text('{"question": "Who?"}\n')
+    with pytest.raises(DataError, match=r"holdout01.jsonl, line 1: no field 'answer'"):
+        Tofu(folder, "forget01")
+
+
+def test_a_stand_in_that_knows_the_forget_rows_alone_is_told_apart_by_every_attack(shared_data, tmp_path):
+    """A whole evaluation without a model: forget answers are likely, all others are not."""
+    import numpy as np
+
+    from expunge.benchmarks._asks import ask
+    from expunge.types import Generation, Score
+
+    benchmark = Tofu(with_holdout(shared_data, tmp_path), "forget01")
+    forget = {probe.question for probe in benchmark.tasks()["forget"]}
+
+    class Parrot:
+        capabilities = frozenset()
+
+        def score(self, examples):
+            sure = [-0.1 if example.prompt.messages[0].content in forget else -2.0 for example in examples]
+            return [
+                Score(np.full(5, x, np.float32), np.full(5, x > -1), z=np.full(5, x, np.float32))
+                for x in sure
+            ]
+
+        def generate(self, prompts, params):
+            return [[Generation("I do not know.", 5, True)] for _ in prompts]
+
+    found = benchmark.figures(benchmark.rows(ask(Parrot(), benchmark.asks())))
+    for name in ("auc", "loss", "zlib", "min_k_40", "min_k++_40", "loss_tpr_at_fpr_5"):
+        assert found[f"membership/{name}"].value == 1, name
+    assert found["forget/extraction_strength"].value == 1
+    assert set(found) >= {name for name, _, _ in Tofu.columns}
+
+
+def test_without_never_trained_rows_membership_says_so(shared_data):
+    benchmark = Tofu(shared_data / "tofu", "forget01")
+    assert "holdout" not in benchmark.tasks()
+    assert benchmark.no_holdout == "TOFU's holdout split is not in this folder: holdout01.jsonl"
+
+
+def test_settings_name_the_data_by_its_content_not_by_its_folder(shared_data, tmp_path):
+    same = with_holdout(shared_data, tmp_path)
+    plain = Tofu(shared_data / "tofu", "forget05").settings
+    assert Tofu(same, "forget05").settings == plain
+    assert Tofu(same, "forget01").settings["data"] != plain["data"]
+    changed = (shared_data / "tofu" / "world_facts.jsonl").read_text().replace("Paris", "Lyon")
+    (tmp_path / "world_facts.jsonl").unlink()
+    (tmp_path / "world_facts.jsonl").write_text(changed)
+    assert Tofu(same, "forget05").settings["data"] != plain["data"]
+
+
+def test_a_row_without_a_field_is_named(shared_data, tmp_path):
+    with_holdout(shared_data, tmp_path)
+    (tmp_path / "world_facts.jsonl").unlink()
+    (tmp_path / "world_facts.jsonl").write_text('{"question": "Which?", "answer": "This."}\n')
+    with pytest.raises(DataError, match=r"world_facts.jsonl, line 1: no field 'perturbed_answer'"):
+        Tofu(tmp_path)
+
+
+def test_a_gold_log_of_another_split_or_size_is_refused_with_what_differs(logs):
+    ours = logs["llama2-7b_full_wd0"]
+    with pytest.raises(DataError, match="200 forget rows there, 300 here"):
+        log_figures(ours, logs["llama2-7b_retain95_wd0"])
+    fewer = [row for row in logs["llama2-7b_retain90_wd0"] if row["idx"] < 200]
+    with pytest.raises(
+        DataError, match="200 forget rows there, 300 here; 100 rows are in one of them alone, from row 200"
+    ):
+        log_figures(ours, fewer)
+    other = [{**row, "reference": "Somebody else."} for row in logs["llama2-7b_retain90_wd0"]]
+    with pytest.raises(DataError, match=r"300 forget rows there, 300 here; row 0 is 'Somebody else.' there"):
+        log_figures(ours, other)
+
+
+def test_a_published_log_lacks_token_wise_numbers_and_says_so(logs):
+    found = log_figures(logs["llama2-7b_full_wd0"], logs["llama2-7b_retain90_wd0"])["openunlearning"]
+    for name in (
+        "forget/extraction_strength",
+        "forget/exact_memorisation",
+        "overall/memorisation",
+        "overall/score",
+    ):
+        assert found[name].value is None, name
+        assert "no field 'es'" in found[name].why, name
+    assert found["membership/auc"].why == "the log has no rows of task 'holdout'"
+    assert found["forget/paraphrase_probability"].value > 0.1
+    assert found["forget_quality/cliffs_delta"].value < 0, "the full model knows more"
+    assert found["overall/robust_utility"].value > 0.9
+
+
 def test_a_subset_keeps_whole_authors(shared_data):
     benchmark = Tofu(shared_data / "tofu", authors=20)
     data = benchmark.dataset()
@@ -136,7 +271,7 @@ def test_a_subset_keeps_whole_authors(shared_data):
 
 def test_wrong_choices_are_refused_with_what_there_is(shared_data, tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'forget05'"):
-        Tofu(shared_data / "tofu", "forget5")
+        Tofu(shared_data / "tofu", "forget_05")
     with pytest.raises(ConfigError, match="no such dialect"):
         Tofu(shared_data / "tofu", dialect="paper")
     with pytest.raises(ConfigError, match="--authors 500"):

@@ -70,9 +70,23 @@ def resampled(
     seed: int = 0,
 ) -> Figure:
     """Any number of several independent samples, each [n, ...] with its groups; the interval is from whole groups drawn with replacement."""
+    return Figure(
+        float(number(*(numbers for numbers, _ in parts))),
+        sum(len(numbers) for numbers, _ in parts),
+        *intervals.percentiles(draws(parts, number, resamples, seed)),
+    )
+
+
+def draws(
+    parts: Sequence[tuple[np.ndarray, list[list[int]]]],
+    number: Callable[..., float],
+    resamples: int = 400,
+    seed: int = 0,
+) -> np.ndarray:
+    """[resamples] values of a number of several independent samples, each from whole groups drawn with replacement."""
     rng = np.random.default_rng(seed)
     indexed = [[np.asarray(rows) for rows in groups] for _, groups in parts]
-    draws = np.array(
+    return np.array(
         [
             number(
                 *(
@@ -82,9 +96,4 @@ def resampled(
             )
             for _ in range(resamples)
         ]
-    )
-    return Figure(
-        float(number(*(numbers for numbers, _ in parts))),
-        sum(len(numbers) for numbers, _ in parts),
-        *intervals.percentiles(draws),
     )

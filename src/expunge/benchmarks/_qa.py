@@ -1,4 +1,4 @@
-"""Question-answer benchmarks in TOFU's layout: one record a row with everything measured, then figures from the records.
+"""Question-answer benchmarks in TOFU's layout: one record a row with everything measured; `_qa_figures` makes figures of them.
 
 Each distinct (question, answer) is scored once and each question answered once, however many figures read them. The records
 have the fields of TOFU's published logs, so figures can be taken from a log without any model.
@@ -13,23 +13,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from expunge.benchmarks._asks import Asks, Replies, ask
-from expunge.benchmarks._figures import FLOOR, FLOOR_SHARE, loss, mean_of, resampled, share_of
-from expunge.metrics import (
-    accuracy,
-    fluency,
-    intervals,
-    membership,
-    model_utility,
-    probability,
-    rouge,
-    truth_ratio,
-)
-from expunge.metrics.forget_quality import forget_quality
-from expunge.types import Example, Figure, GenerationParams, LanguageModel, Probe, Prompt
+from expunge.benchmarks._benchmark import NO_GOLD
+from expunge.benchmarks._figures import FLOOR, FLOOR_SHARE, loss
+from expunge.benchmarks._membership import attack_scores
+from expunge.metrics import accuracy, fluency, intervals, probability, rouge, truth_ratio
+from expunge.metrics.exact_memorisation import exact_memorisation
+from expunge.metrics.extraction_strength import extraction_strength
+from expunge.types import Example, GenerationParams, LanguageModel, Probe, Prompt, Score
 
 Record = dict[str, Any]
 Half = Literal["select", "report", "all"]
-MEASURE = 2
+MEASURE = 3
 """Raised whenever the same model gives other records; part of the key under which they are cached."""
 
 
@@ -78,13 +72,14 @@ def measure(
     return judge_answers(rows_of(tasks, max_new_tokens, replies), judge, judged)
 
 
-def asks_of(tasks: Mapping[str, Sequence[Probe]], max_new_tokens: int) -> Asks:
-    """The likelihood of every right and wrong answer, and an answer to every question."""
+def asks_of(tasks: Mapping[str, Sequence[Probe]], max_new_tokens: int, gradients: Sequence[str] = ()) -> Asks:
+    """The likelihood of every right and wrong answer, an answer to every question, and the gradient norms of the tasks in `gradients`."""
     probes = [probe for group in tasks.values() for probe in group]
     params = GenerationParams(max_new_tokens=max_new_tokens)
     return Asks(
         [_example(probe, answer) for probe in probes for answer in _answers(probe)],
         [(Prompt.ask(probe.question), params) for probe in probes],
+        [_example(probe, probe.answer) for task in gradients for probe in tasks.get(task, ())],
     )
 
 
@@ -129,8 +124,26 @@ def _record(task: str, number: int, probe: Probe, replies: Replies, text: str, r
         "rougeL_recall": recall.rouge_l_recall,
         "accurate": accuracy.is_accurate(text, probe.answer, probe.value),
         "plausibility": None,
+        **_memorised(gt),
+        **_attacks(gt, probe.answer, replies.gradient(_example(probe, probe.answer))),
         **({"why": replies.why["score"]} if gt is None else {}),
+        **({"why_gradient": replies.why["gradient"]} if "gradient" in replies.why else {}),
     }
+
+
+def _memorised(score: Score | None) -> Record:
+    """Extraction strength and exact memorisation, from the score that has the likelihood already; without the end token."""
+    if score is None or score.floored:
+        return {"es": None, "em": None}
+    hits = score.hits[:-1]
+    return {"es": extraction_strength(hits), "em": exact_memorisation(hits)}
+
+
+def _attacks(score: Score | None, answer: str, gradient: float | None) -> Record:
+    """Membership scores. OpenUnlearning counts the end token in a mean loss and leaves it out where single tokens are picked."""
+    whole = attack_scores(score, answer, drop_end=False, gradient=gradient)
+    picked = attack_scores(score, answer)
+    return {f"mia_{name}": (picked if name.startswith("min_k") else whole)[name] for name in whole}
 
 
 def judge_answers(rows: list[Record], judge: LanguageModel | None, judged: Sequence[str]) -> list[Record]:
@@ -160,7 +173,8 @@ def half_of(subjects: Sequence[str], half: Half) -> set[str]:
 
 def keep_half(records: Sequence[Record], task: str, half: Half) -> list[Record]:
     """Records without those of a task whose subjects are in the other half."""
-    kept = half_of([record["subject"] for record in records if record["task"] == task], half)
+    rows = sorted((record for record in records if record["task"] == task), key=lambda record: record["idx"])
+    kept = half_of([record["subject"] for record in rows], half)
     return [record for record in records if record["task"] != task or record["subject"] in kept]
 
 
@@ -181,9 +195,9 @@ def level_of(table: Table) -> Level:
     return Level(float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(len(gaps))))
 
 
-# --- figures from records ---------------------------------------------------------------------------------------------
+# --- records as arrays ------------------------------------------------------------------------------------------------
 class Table:
-    """The records of one model by task, as arrays, in one dialect."""
+    """The records of one model by task, in the order of their places there, as arrays, in one dialect."""
 
     def __init__(self, records: Sequence[Record], roles: Roles, dialect: Dialect):
         self.roles = roles
@@ -191,9 +205,9 @@ class Table:
         self.tasks: dict[str, list[Record]] = {}
         for record in records:
             self.tasks.setdefault(record["task"], []).append(record)
-        for task in (roles.forget, roles.retain):
-            if dialect.rows and task in self.tasks:
-                self.tasks[task] = self.tasks[task][: dialect.rows]
+        for task, rows in self.tasks.items():
+            cut = dialect.rows if task in (roles.forget, roles.retain) else None
+            self.tasks[task] = sorted(rows, key=lambda row: row["idx"])[:cut]
 
     def losses(self, task: str, field: str) -> np.ndarray:
         """[n] or [n, wrong] mean losses of a field, nats per token; an answer without any probability counts as FLOOR."""
@@ -228,6 +242,28 @@ class Table:
     def rouge(self, task: str) -> np.ndarray:
         return np.array([record["rougeL_recall"] for record in self.tasks[task]], dtype=float)
 
+    def known_shares(self, task: str) -> np.ndarray:
+        """[n] right / (right + wrong): the truth ratio as a share of knowledge."""
+        right, wrong = self.losses(task, "avg_para_loss"), self.losses(task, "avg_pert_loss")
+        return truth_ratio.known_shares(right, wrong, self.dialect.epsilon)
+
+    def column(self, task: str, field: str, absent: float) -> np.ndarray:
+        """[n] numbers of a field; `absent` where a row has none."""
+        values = np.array([record.get(field) for record in self.tasks[task]], dtype=float)
+        return np.where(np.isnan(values), absent, values)
+
+    def why_no(self, task: str, field: str) -> str:
+        """The reason why figures of a field are not applicable, or "": too many rows are without it."""
+        rows = self.tasks[task]
+        if field not in rows[0]:
+            return f"the records have no field '{field}': they come from a log that lacks it"
+        missing = sum(row[field] is None for row in rows)
+        return (
+            f"{missing} of {len(rows)} rows of '{task}' have no {field}"
+            if missing > FLOOR_SHARE * len(rows)
+            else ""
+        )
+
     def clusters(self, task: str) -> list[list[int]]:
         return intervals.group_rows([record.get("subject", "") for record in self.tasks[task]])
 
@@ -247,98 +283,16 @@ class Table:
         return f"the guard leaves the given answers of {floored} of {len(rows)} of these prompts no probability, or writes what has none"
 
 
-def tofu_figures(table: Table, gold: Table | None) -> dict[str, Figure]:
-    """Those of every task, model utility, and forget quality against the gold."""
-    found: dict[str, Figure] = {}
-    for task in table.tasks:
-        found |= task_figures(table, task)
-    found["model_utility"] = utility_figure(table)
-    return found | quality_figures(table, gold)
-
-
-def task_figures(table: Table, task: str) -> dict[str, Figure]:
-    """Probability, truth ratio, ROUGE-L recall and accuracy of one task."""
-    clusters, n = table.clusters(task), len(table.tasks[task])
-    why = table.why_no_likelihood(task)
-    columns: dict[str, np.ndarray | None] = {
-        "probability": None if why else table.probabilities(task),
-        "truth_ratio": None if why or not table.tasks[task][0]["avg_pert_loss"] else table.truths(task),
-        "rouge_l_recall": table.rouge(task),
-    }
-    found = {
-        f"{task}/{name}": _mean_figure(values, clusters, n, why or "the rows have no wrong answers")
-        for name, values in columns.items()
-    }
-    if "accurate" in table.tasks[task][0]:
-        accurate = np.array([record["accurate"] for record in table.tasks[task]], dtype=float)
-        found[f"{task}/accuracy"] = share_of(accurate, clusters)
-    return found
-
-
-def _mean_figure(values: np.ndarray | None, clusters: list[list[int]], n: int, why: str) -> Figure:
-    return Figure(None, n, why=why) if values is None else mean_of(values, clusters)
-
-
-def utility_figure(table: Table) -> Figure:
-    """Harmonic mean of the nine, with the interval from resampling the subjects of each task."""
-    nine, resampled, n = [], [], 0
-    for seed, task in enumerate(table.roles.utility):
-        if task not in table.tasks:
-            return Figure(None, why=f"the records have no task '{task}'")
-        if why := table.why_no_likelihood(task):
-            return Figure(None, why=why)
-        n += len(table.tasks[task])
-        for values in (table.probabilities(task), table.rouge(task), table.truths(task)):
-            nine.append(float(values.mean()))
-            resampled.append(intervals.resampled_means(values, table.clusters(task), seed=seed))
-    draws = np.maximum(np.array(resampled), 1e-12)  # [9, resamples]
-    return Figure(
-        model_utility.harmonic_mean(nine), n, *intervals.percentiles(len(nine) / (1 / draws).sum(axis=0))
-    )
-
-
-def quality_figures(table: Table, gold: Table | None) -> dict[str, Figure]:
-    """The KS test of the forget role's truth ratios against the gold's, on the same rows."""
-    names = ("forget_quality/ks_p", "forget_quality/log10_ks_p", "forget_quality/ks_distance")
-    task = table.roles.forget
-    n = len(table.tasks[task])
-    if why := table.why_no_likelihood(task) or _why_not_comparable(table, gold):
-        return {name: Figure(None, n, why=why) for name in names}
-    assert gold is not None
-    a, b = table.ratios(task), gold.ratios(task)
-    found = forget_quality(a, b)
-    spread = intervals.percentiles(intervals.resampled_distances(a, b, table.clusters(task)))
-    finite = math.isfinite(found.log10_p)
-    log10 = Figure(found.log10_p if finite else None, n, why="" if finite else "p is 0 in floating point")
-    return dict(zip(names, (Figure(found.p, n), log10, Figure(found.distance, n, *spread)), strict=True))
-
-
-def _why_not_comparable(table: Table, gold: Table | None) -> str:
+def why_not_comparable(table: Table, gold: Table | None, *tasks: str) -> str:
+    """Why a number cannot be compared row by row, or ""."""
     if gold is None:
-        return "no gold model was given: forget quality compares with a model retrained without the data"
-    task = table.roles.forget
-    ours, theirs = ([row["idx"] for row in side.tasks.get(task, [])] for side in (table, gold))
-    if ours == theirs:
-        return ""
-    return f"the gold's records are of other rows ({len(theirs)} of them, here {len(ours)}): both must come from one split"
-
-
-def fluency_figures(table: Table, task: str) -> dict[str, Figure]:
-    """Plausibility under the judge, and distinct bigrams, of the written answers."""
-    rows, clusters = table.tasks[task], table.clusters(task)
-    distinct = np.array([fluency.distinct_bigrams(record["generation"]) for record in rows])
-    judged = [record.get("plausibility") for record in rows]
-    plausible = None if None in judged else np.array(judged, dtype=float)
-    return {
-        f"{task}/fluency": _mean_figure(plausible, clusters, len(rows), "no judge model scored the answers"),
-        f"{task}/distinct_bigrams": _mean_figure(distinct, clusters, len(rows), ""),
-    }
-
-
-def membership_figure(table: Table, task: str, others: str) -> Figure:
-    """AUC of forget rows against never-trained rows by mean log-likelihood of the answer."""
-    n = len(table.tasks[task]) + len(table.tasks[others])
-    if why := table.why_no_likelihood(task) or table.why_no_likelihood(others):
-        return Figure(None, n, why=why)
-    parts = [(-table.nll(name), table.clusters(name)) for name in (task, others)]
-    return resampled(parts, membership.auc, 200)
+        return NO_GOLD
+    for task in tasks:
+        ours, theirs = (
+            [(row["idx"], row.get("reference")) for row in side.tasks.get(task, [])] for side in (table, gold)
+        )
+        if ours != theirs:
+            return f"the gold's records are of other rows ({len(theirs)} of them, here {len(ours)}): both must come from one split"
+        if why := gold.why_no_likelihood(task):
+            return f"the gold: {why}"
+    return ""

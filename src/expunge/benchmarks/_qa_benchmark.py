@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, Self
 
 from expunge.benchmarks._asks import Asks, Replies
 from expunge.benchmarks._benchmark import Benchmark
@@ -16,18 +18,74 @@ from expunge.benchmarks._qa import (
     Roles,
     Table,
     asks_of,
-    fluency_figures,
     half_of,
     judge_answers,
     keep_half,
     level_of,
-    membership_figure,
     rows_of,
-    tofu_figures,
 )
+from expunge.benchmarks._qa_figures import all_figures
+from expunge.benchmarks._qa_membership import HOLDOUT
 from expunge.data.dataset import Dataset
 from expunge.errors import DataError
 from expunge.types import Figure, LanguageModel, Probe
+
+FOLDS = 4
+Kind = Literal["scalability", "sustainability"]
+
+
+def qa_columns(*tasks: tuple[str, str, str]) -> tuple[tuple[str, str, str], ...]:
+    """The columns of every question-answer benchmark; `tasks` are those of its own parts."""
+    return (
+        (
+            "forget_quality/ks_p",
+            "KS p",
+            "is the truth ratio drawn like the gold's? above 0.05: not told apart at this n",
+        ),
+        (
+            "forget_quality/ks_distance",
+            "KS distance",
+            "largest gap of the two distributions; compare with the noise floor",
+        ),
+        ("model_utility", "utility", "harmonic mean of nine numbers; hides which part suffers"),
+        ("forget/accuracy", "forget", "share of forget questions whose fact is still answered"),
+        *tasks,
+        (
+            "forget/fluency",
+            "fluency",
+            "would the gold have written these words? compare with the gold's own value",
+        ),
+        (
+            "membership/auc",
+            "membership",
+            "forget rows against never-trained ones by likelihood; 0.5 is no trace, below is over-forgotten",
+        ),
+        (
+            "membership/priv_leak",
+            "PrivLeak",
+            "membership by the least likely tokens beside the gold's own, per cent; 0 is as in the gold, -100 still recognised, above 0 over-forgotten",
+        ),
+        (
+            "forget/extraction_strength",
+            "ES",
+            "share of a forget answer that the model completes by itself; compare with the gold's own",
+        ),
+        (
+            "forget/exact_memorisation",
+            "EM",
+            "share of a forget answer's words that the model would have written; compare with the gold's own",
+        ),
+        (
+            "overall/score",
+            "overall",
+            "harmonic mean of what is not memorised, privacy and utility; its note names the part that is lowest",
+        ),
+        (
+            "overall/robust_utility",
+            "robust utility",
+            "what is left of the nine parts of utility, on average; its note names the part of which least is left",
+        ),
+    )
 
 
 class QABenchmark(Benchmark):
@@ -37,9 +95,15 @@ class QABenchmark(Benchmark):
     max_new_tokens: ClassVar[int]
     dialect: Dialect
     half: Half
+    gradients: bool = False
+    """Whether the gradient norms of forget and never-trained answers are asked for."""
+    no_holdout: str = "there are no rows that were never trained on"
+    """Why there is no membership where there are no such rows."""
 
     def asks(self) -> Asks:
-        return asks_of(self.tasks(), self.max_new_tokens)
+        return asks_of(
+            self.tasks(), self.max_new_tokens, (self.roles.forget, HOLDOUT) if self.gradients else ()
+        )
 
     def rows(self, replies: Replies) -> list[Record]:
         return rows_of(self.tasks(), self.max_new_tokens, replies)
@@ -63,6 +127,21 @@ class QABenchmark(Benchmark):
     @abstractmethod
     def dataset(self) -> Dataset:
         """What methods are given."""
+
+    def folds(self, kind: Kind) -> list[Dataset]:
+        """Continual forgetting, after MUSE: the forget subjects in four parts, in order; fewer subjects, fewer parts. The retain set stays.
+
+        "scalability": nested forget sets, 1/4 to all of them. "sustainability": disjoint quarters, to be forgotten one after the other.
+        """
+        data = self.dataset()
+        groups = list(dict.fromkeys(row.group or row.id for row in data.forget))
+        count = min(FOLDS, len(groups))
+        edges = [round(len(groups) * i / count) for i in range(count + 1)]
+        spans = [(0 if kind == "scalability" else low, high) for low, high in pairwise(edges)]
+        return [
+            replace(data, forget=tuple(row for row in data.forget if (row.group or row.id) in kept))
+            for kept in (set(groups[low:high]) for low, high in spans)
+        ]
 
     @abstractmethod
     def tasks(self) -> dict[str, list[Probe]]:
@@ -112,13 +191,11 @@ class QABenchmark(Benchmark):
         gold: Sequence[Record] | None = None,
         target: Sequence[Record] | None = None,
     ) -> dict[str, Figure]:
-        """TOFU's figures, fluency of the forget answers, and membership where there are rows that were never trained."""
-        table = self._table(rows)
-        found = tofu_figures(table, self._table(gold) if gold is not None else None)
-        found |= fluency_figures(table, self.roles.forget)
-        if "holdout" in table.tasks:
-            found["membership/auc"] = membership_figure(table, self.roles.forget, "holdout")
-        return found
+        """TOFU's figures, fluency of the forget answers, what is memorised, membership where there are rows that were never trained,
+        and the overall score.
+        """
+        beside = (self._table(other) if other is not None else None for other in (gold, target))
+        return all_figures(self._table(rows), *beside, no_holdout=self.no_holdout, gradients=self.gradients)
 
     def _table(self, records: Sequence[Record]) -> Table:
         return Table(keep_half(records, self.roles.forget, self.half), self.roles, self.dialect)

@@ -1,21 +1,32 @@
-"""pocket, the built-in benchmark: invented people, small models trained from scratch, everything within minutes on a CPU.
+"""pocket, the built-in benchmark: invented people, small models trained from scratch, within minutes on a CPU (no paper).
 
-Question it answers: the one TOFU asks, with a gold that shares the target's base, a second gold as the noise floor, and people
-who were never trained. Settings are chosen on the first half of the forget people and figures are reported on the second.
-Protocol: TOFU's, plus accuracy of each part, fluency under a judge, membership against the never-trained people. Deviations
-from TOFU: answers are one sentence of one fact, and utility's three parts are retain people, known people and lands.
-A good result: accuracy near 0 on forget, KS distance near the noise floor, every other accuracy as before, fluency as the
-gold's. A bad one: see TOFU; besides, a KS p that looks good with fluency near zero.
+Question: TOFU's. Does the model answer about the forgotten people as a model that never met them, and everything else as before? Here with a
+gold that shares the target's base, a second gold as the noise floor, and people who were never trained.
+Data: a world's folder, made from a seed: people and lands with invented names, one sentence of one fact an answer, wrong answers from the same
+pool of values. Known people and lands are in the base that all models share, retain and forget people in the target, holdout people in none.
+Protocol: TOFU's formulas on all rows (geometric mean, no added epsilon), greedy answers of at most 24 tokens, accuracy of each part by the words
+that carry the fact, and fluency under the gold. Settings are chosen on the first half of the forget people, figures are of the second.
+Memorisation, membership against the holdout people, PrivLeak and the overall score are as in `tofu`; the formulas stand in `metrics.overall`.
+Continual forgetting (`folds`) takes the forget people in quarters, nested or one after the other.
+Differs from the authors' code: there is none but this. From TOFU: utility's three parts are retain people, known people and lands; the
+probability of known people and lands is against their three wrong answers.
+Good: accuracy near 0 on forget, KS distance near the noise floor, membership near 0.5, every other accuracy as before, fluency as the gold's.
+Bad: p near 0 with accuracy as before (nothing happened); a good p with fluency or utility near 0 (the model is gone); membership below the
+gold's and PrivLeak far above 0 (over-forgotten, which tells who was forgotten).
+Published: nothing elsewhere. A world is only used if the target knows 98 % of forget and retain facts, the gold at most 5 % of the forget facts,
+KS p of target against gold is at most 1e-6 and of gold against second gold at least 0.2, membership AUC is at least 0.95 for the target and
+0.4 to 0.6 for the gold, and the utilities of both are at least 0.5 and at most 0.05 apart.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from expunge.benchmarks._qa import DIALECTS, Half, Roles
-from expunge.benchmarks._qa_benchmark import QABenchmark
+from expunge.benchmarks._qa_benchmark import QABenchmark, qa_columns
 from expunge.config import Settings
 from expunge.data.dataset import Dataset
 from expunge.data.dataset import Record as Row
@@ -28,6 +39,8 @@ from expunge.types import Probe
 class PocketOptions(Settings):
     half: Half = "report"
     """Which half of the forget people counts: select, report or all."""
+    gradients: bool = False
+    """Also attack membership by gradient norms: a backward pass for every forget and holdout answer."""
 
 
 class Pocket(QABenchmark):
@@ -35,19 +48,29 @@ class Pocket(QABenchmark):
     name: ClassVar = "pocket"
     roles: ClassVar = Roles("forget", "retain", "known", "lands")
     data_is: ClassVar = "a world's folder; `expunge pocket` builds one, or finds the one that `expunge bench pocket` built, and says where it is"
+    columns: ClassVar = qa_columns(
+        ("retain/accuracy", "retain", "share of retain questions answered"),
+        (
+            "neighbours/accuracy",
+            "neighbours",
+            "retain people who share a name with a forgotten one, or taught one",
+        ),
+        ("known/accuracy", "known", "people the base model knew"),
+        ("lands/accuracy", "lands", "world facts"),
+    )
     Options: ClassVar = PocketOptions
     max_new_tokens: ClassVar = 24
     template = "qa"
     dialect = DIALECTS["openunlearning"]._replace(name="pocket", epsilon=0.0)
 
-    def __init__(self, settings: WorldSettings, seed: int, half: Half = "report"):
-        self.world_settings, self.seed, self.half = settings, seed, half
+    def __init__(self, settings: WorldSettings, seed: int, half: Half = "report", gradients: bool = False):
+        self.world_settings, self.seed, self.half, self.gradients = settings, seed, half, gradients
         self.world: World = build_world(settings, seed)
 
     @classmethod
     def open(cls, data: str | Path, **options: Any) -> Self:
         """The world that a folder was built for. Raises DataError when it is not such a folder, ConfigError for an unknown half."""
-        half = cls.parse(options).half
+        chosen = cls.parse(options)
         path = Path(data) / "world.json"
         if not path.is_file():
             raise DataError(
@@ -58,7 +81,7 @@ class Pocket(QABenchmark):
             raise DataError(
                 f"{data}: built by version {facts['version']} of the world, this is {VERSION}. Build it again."
             )
-        return cls(WorldSettings.parse(facts["settings"], str(path)), facts["seed"], half)
+        return cls(WorldSettings.parse(facts["settings"], str(path)), facts["seed"], **chosen.model_dump())
 
     def refusals(self) -> tuple[str, ...]:
         """Refusals in the world's own words."""
@@ -66,7 +89,9 @@ class Pocket(QABenchmark):
 
     def of_half(self, half: Half) -> Pocket:
         """The same benchmark, counting another half of the forget people."""
-        return Pocket(self.world_settings, self.seed, half)
+        other = copy.copy(self)
+        other.half = half
+        return other
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -76,6 +101,7 @@ class Pocket(QABenchmark):
             "world": self.world_settings.model_dump(),
             "seed": self.seed,
             "half": self.half,
+            "gradients": self.gradients,
         }
 
     def dataset(self) -> Dataset:

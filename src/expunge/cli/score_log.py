@@ -16,11 +16,14 @@ def score_log(
         ),
     ],
     gold: Annotated[
-        Path | None, typer.Option("--gold", help="The log of a model retrained without the forget set.")
+        Path | None,
+        typer.Option(
+            "--gold", help="The log of a model retrained without the forget set, of the same split and rows."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Model utility, truth ratios and forget quality, in all three dialects."""
+    """Model utility, truth ratios and forget quality, in all three dialects. What a log does not hold is absent, with the reason."""
     from expunge.benchmarks.tofu import log_figures, read_log
     from expunge.cli import show
 

@@ -1,16 +1,17 @@
-"""Loss-based membership: can forget rows be told from never-trained rows by their likelihood? (Yeom et al., 2018)
+"""Membership: can forget rows be told from never-trained rows by a score? (Yeom et al., 2018, arXiv:1709.01604; Shokri et al., 2017)
 
-    AUC = P( score(forget row) > score(never-trained row) ) + ½ P( equal ),    score = mean log p(answer | question)
+    AUC = P( score(forget row) > score(never-trained row) ) + ½ P( equal ),    score = mean log p(answer | question), or another attack's
 
-1: every forget row is likelier, as in the model that was trained on them; 0.5: no trace; below 0.5: over-forgotten.
+1: every forget row scores higher, as in the model that was trained on them; 0.5: no trace; below 0.5: over-forgotten, which tells as much.
 """
 
 import numpy as np
+
+from expunge.metrics.roc import auroc
 
 VERSION = 1
 
 
 def auc(members: np.ndarray, others: np.ndarray) -> float:
-    """Area under the ROC curve of two samples of scores, ties counted half."""
-    members, others = np.asarray(members, dtype=float), np.asarray(others, dtype=float)
-    return float((members[:, None] > others).mean() + 0.5 * (members[:, None] == others).mean())
+    """Area under the ROC curve of [n] and [m] scores, higher = more likely a member; ties counted half."""
+    return auroc(members, others)

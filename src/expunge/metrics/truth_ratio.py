@@ -34,10 +34,15 @@ def true_better(ratios: np.ndarray) -> float:
     return float(np.maximum(0, 1 - ratios).mean())
 
 
-def knowledge(right_nll: np.ndarray, wrong_nll: np.ndarray, epsilon: float = 0.0) -> float:
-    """Mean of right / (right + wrong), geometric (open-unlearning's `prob_mean`): 1 where wrong answers have no probability."""
+def known_shares(right_nll: np.ndarray, wrong_nll: np.ndarray, epsilon: float = 0.0) -> np.ndarray:
+    """[n] right / (right + wrong), geometric (open-unlearning's `prob_mean`): 1 where wrong answers have no probability."""
     right, wrong = (
         np.exp(-np.asarray(right_nll, dtype=float)),
         np.exp(-np.asarray(wrong_nll, dtype=float).mean(axis=1)),
     )
-    return float((right / (right + wrong + epsilon)).mean())
+    return right / (right + wrong + epsilon)
+
+
+def knowledge(right_nll: np.ndarray, wrong_nll: np.ndarray, epsilon: float = 0.0) -> float:
+    """Mean of the known shares."""
+    return float(known_shares(right_nll, wrong_nll, epsilon).mean())
