@@ -124,7 +124,7 @@ def test_guards_leave_what_is_out_of_scope_exactly_as_it_was(runs):
 def _benchmark_of(result):
     from expunge.data.pocket.world import WorldSettings
 
-    return Pocket(WorldSettings(**result["world"]), result["seed"])
+    return Pocket(WorldSettings(**result["settings"]["world"]), result["settings"]["seed"])
 
 
 def test_refusals_have_no_truth_ratio_and_the_report_says_why(runs):
