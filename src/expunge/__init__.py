@@ -12,6 +12,7 @@ _HOMES = {
     "attack": "expunge.run",
     "evaluate": "expunge.run",
     "load": "expunge.run",
+    "open_benchmark": "expunge.benchmarks._open",
     "recipe": "expunge.recipes",
     "report": "expunge.run",
     "unlearn": "expunge.run",
@@ -25,12 +26,14 @@ __all__ = [
     "attack",
     "evaluate",
     "load",
+    "open_benchmark",
     "recipe",
     "report",
     "unlearn",
 ]
 
 if TYPE_CHECKING:
+    from expunge.benchmarks._open import open_benchmark
     from expunge.benchmarks.pocket import Pocket
     from expunge.benchmarks.tofu import Tofu
     from expunge.data.dataset import Dataset

@@ -10,14 +10,18 @@ from expunge.cli import (
     bench,
     benchmarks,
     compare,
+    corpus,
     evaluate,
     guard,
+    harness,
+    leaderboard,
     methods,
     plan,
     pocket,
     report,
     score_log,
     unlearn,
+    watermark,
 )
 from expunge.errors import UserError
 
@@ -33,14 +37,18 @@ for verb, name in (
     (methods.methods, "methods"),
     (benchmarks.benchmarks, "benchmarks"),
     (plan.plan, "plan"),
+    (corpus.corpus, "corpus"),
     (unlearn.unlearn, "unlearn"),
     (evaluate.evaluate, "evaluate"),
     (attack.attack, "attack"),
     (compare.compare, "compare"),
+    (leaderboard.leaderboard, "leaderboard"),
+    (harness.harness, "harness"),
     (report.report, "report"),
     (score_log.score_log, "score-log"),
     (pocket.pocket, "pocket"),
     (bench.bench, "bench"),
+    (watermark.watermark, "watermark"),
 ):
     app.command(name)(verb)
 app.add_typer(guard.app, name="guard")

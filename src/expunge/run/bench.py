@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from expunge.benchmarks._open import open_benchmark
 from expunge.errors import ConfigError
 from expunge.recipes import Recipe, read_recipe
 from expunge.run.workers import free_cores, run_jobs
 from expunge.types import Seed
-
-if TYPE_CHECKING:
-    from expunge.benchmarks._qa_benchmark import QABenchmark
 
 Tell = Callable[[str], None]
 POCKET = (
@@ -44,6 +42,7 @@ def bench_pocket(
     seed: int = 0,
     arch: str = "llama",
     methods: Sequence[str] = POCKET,
+    protocol: str = "",
     workers: int | None = None,
     tell: Tell = lambda what: None,
 ) -> Path:
@@ -63,7 +62,7 @@ def bench_pocket(
             )
     world = build_pocket(size, seed, arch, workers=workers, tell=tell)
     spec = ("pocket", {"data": str(world), "half": "report"})
-    return run_bench(Path(out), spec, Models.of(world), recipes, workers=workers, tell=tell)
+    return finish(Path(out), spec, Models.of(world), recipes, protocol, workers=workers, tell=tell)
 
 
 TOFU = ("graddiff", "npo", "simnpo", "idk", "eco", "neutral", "refuse")
@@ -83,6 +82,7 @@ def bench_tofu(
     arch: str = "llama",
     seed: int = 0,
     methods: Sequence[str] = TOFU,
+    protocol: str = "",
     workers: int | None = None,
     tell: Tell = lambda what: None,
 ) -> Path:
@@ -96,10 +96,9 @@ def bench_tofu(
         raise ConfigError(
             "tofu needs --data: a folder of TOFU's JSONL files, or a hub id such as locuslab/TOFU."
         )
-    if (target is None) != (gold is None):
-        raise ConfigError(
-            "--target and --gold go together: the model that learned all authors, and the one that never saw the forgotten."
-        )
+    refuse_single(
+        target, gold, "the model that learned all authors, and the one that never saw the forgotten"
+    )
     family = "tofu" if model or target else "tofu-scratch"
     recipes = {name: preset(family, name, seed) for name in methods}
     arguments: dict[str, Any] = {"data": data, "split": split, "authors": authors, "template": template}
@@ -109,9 +108,90 @@ def bench_tofu(
         world = build_tofu(Tofu(**arguments), model=model, arch=arch, seed=seed, workers=workers, tell=tell)
         models = Models.of(world, base=model)
     half = "report" if family == "tofu-scratch" and Tofu(**arguments).forgotten > 1 else "all"
-    return run_bench(
-        Path(out), ("tofu", {**arguments, "half": half}), models, recipes, workers=workers, tell=tell
-    )
+    spec = ("tofu", {**arguments, "half": half})
+    return finish(Path(out), spec, models, recipes, protocol, workers=workers, tell=tell)
+
+
+MUSE = ("ga", "graddiff", "npo", "simnpo")
+"""Presets or method strings with the settings of `muse-npo` (from a hub model) or `muse-scratch-npo`."""
+
+
+def bench_muse(
+    out: str | Path,
+    *,
+    data: str | None,
+    options: Mapping[str, Any] | None = None,
+    model: str | None = None,
+    target: str | None = None,
+    gold: str | None = None,
+    seed: int = 0,
+    methods: Sequence[str] = MUSE,
+    protocol: str = "",
+    workers: int | None = None,
+    tell: Tell = lambda what: None,
+) -> Path:
+    """MUSE from `data` (a folder or hub id) with a small model from scratch, a model to fine-tune, or a target and a gold that exist
+    already. `options`: those of the benchmark. Returns the report, or with `protocol` the folder of the folds.
+    """
+    from expunge.run.build_texts import CHUNK, build_muse
+
+    refuse_single(target, gold, "the model that learned all texts, and the one that never saw the forgotten")
+    family = "muse" if model or target else "muse-scratch"
+    recipes = {name: preset(family, name, seed) for name in methods}
+    arguments = {"data": data, **({} if family == "muse" else {"chunk": CHUNK}), **(options or {})}
+    if target and gold:
+        models = Models(target, gold)
+    else:
+        benchmark: Any = open_benchmark("muse", **arguments)
+        models = Models.of(
+            build_muse(benchmark, model=model, seed=seed, workers=workers, tell=tell), base=model
+        )
+    return finish(Path(out), ("muse", arguments), models, recipes, protocol, workers=workers, tell=tell)
+
+
+def refuse_single(target: str | None, gold: str | None, what: str) -> None:
+    """Raises ConfigError where only one of two models is given."""
+    if (target is None) != (gold is None):
+        raise ConfigError(f"--target and --gold go together: {what}.")
+
+
+def finish(
+    out: Path,
+    spec: tuple[str, dict[str, Any]],
+    models: Models,
+    recipes: dict[str, Recipe],
+    protocol: str,
+    *,
+    workers: int | None,
+    tell: Tell,
+) -> Path:
+    """The usual protocol, or the folds of another one."""
+    run = partial(run_protocol, protocol) if protocol not in ("", "usual") else run_bench
+    return run(out, spec, models, recipes, workers=workers, tell=tell)
+
+
+def run_protocol(
+    protocol: str,
+    out: Path,
+    spec: tuple[str, dict[str, Any]],
+    models: Models,
+    recipes: dict[str, Recipe],
+    *,
+    workers: int | None = None,
+    tell: Tell = lambda what: None,
+) -> Path:
+    """Each recipe over all folds, side by side, in `out/<method>/<protocol>`. Returns `out`."""
+    from expunge.run.folds import refuse_folds, run_folds
+
+    refuse_folds(open_benchmark(spec[0], **spec[1]), recipes, protocol)
+    tell(f"{len(recipes)} methods on {spec[0]}, {protocol}")
+    jobs = {
+        name: (run_folds, (str(out / name / protocol), spec, models, made, protocol))
+        for name, made in recipes.items()
+    }
+    for done, (name, seconds) in enumerate(run_jobs(jobs, workers or free_cores()), start=1):
+        tell(f"{done} of {len(jobs)}: {name}, {f'{seconds:.0f} s' if seconds else 'done before'}")
+    return out
 
 
 class Models(NamedTuple):
@@ -194,11 +274,13 @@ def run_method(
     begin = time.perf_counter()
     name, arguments = spec  # plain values, which cross process borders where the benchmark itself need not
     benchmark: Any = open_benchmark(name, **arguments)
+    if not hasattr(benchmark, "forget_probes"):
+        attacks = ()  # they ask for facts, and texts have none of their own
     results = (benchmark.name, *(f"attack-{name}" for name in attacks))
     done = [Path(out) / "evaluations" / f"{result}.json" for result in results]
     make_artifact(out, benchmark, models, made)
-    subject = {"name": out, "sha256": model_hash(out)}
-    if all(path.is_file() and json.loads(path.read_text())["subject"] == subject for path in done):
+    made_of = model_hash(out)
+    if all(path.is_file() and json.loads(path.read_text())["subject"]["sha256"] == made_of for path in done):
         return 0.0
     evaluate(out, benchmark, gold=models.gold, floor=models.floor)
     for name in attacks:
@@ -206,13 +288,21 @@ def run_method(
     return time.perf_counter() - begin
 
 
-def make_artifact(out: str, benchmark: QABenchmark, models: Models, made: Recipe) -> None:
+def make_artifact(out: str, benchmark: Any, models: Models, made: Recipe) -> None:
     """Unlearn the benchmark's forget set from its target, with the trajectory where the recipe asks for one."""
     from expunge.run import unlearn
-    from expunge.run.trajectory import TrajectoryProbe
+    from expunge.run.measuring import count_tokens_of
+    from expunge.run.trajectory import probe_of
 
-    selection = benchmark.of_half("select").forget_subjects()
+    count_tokens_of(models.target, benchmark)
     data = benchmark.dataset()
+    more: dict[str, Any] = {}
+    if hasattr(benchmark, "of_half"):
+        selection = benchmark.of_half("select").forget_subjects()
+        more["selection"] = [record for record in data.forget if record.group in selection]
+        more["refusals"] = benchmark.refusals()
+    if made.kind == "training" and made.train.select == "gold" and not made.train.probe_every:
+        made = each_epoch(made, len(data.forget))
     probed = made.kind == "training" and made.train.probe_every
     unlearn(
         models.target,
@@ -220,8 +310,13 @@ def make_artifact(out: str, benchmark: QABenchmark, models: Models, made: Recipe
         made,
         out,
         base=models.base,
-        refusals=benchmark.refusals(),
         template=benchmark.template,
-        probe=TrajectoryProbe(benchmark, models.gold) if probed else None,
-        selection=[record for record in data.forget if record.group in selection],
+        probe=probe_of(benchmark, models.gold) if probed else None,
+        **more,
     )
+
+
+def each_epoch(made: Recipe, rows: int) -> Recipe:
+    """The recipe, probed after every pass over so many forget rows, as MUSE's stop rule is."""
+    steps = -(-rows // made.train.batch_size)
+    return made.model_copy(update={"train": made.train.model_copy(update={"probe_every": steps})})

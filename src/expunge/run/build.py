@@ -130,7 +130,7 @@ def build_pocket(
             )
             build_tokenizer(benchmark.world.vocabulary).save_pretrained(partial / "tokenizer")
             base = [Record(str(i), q, a) for i, (q, a) in enumerate(benchmark.world.base_pairs)]
-            _train_models(
+            train_models(
                 partial,
                 training,
                 seed,
@@ -273,7 +273,7 @@ def build_tofu(
                     for text in (record.question, record.answer, *record.perturbed_answer)
                 ]
                 train_tokenizer(texts, 2048).save_pretrained(partial / "tokenizer")
-            _train_models(
+            train_models(
                 partial,
                 training,
                 seed,
@@ -289,7 +289,7 @@ def build_tofu(
     return folder
 
 
-def _train_models(
+def train_models(
     folder: Path,
     training: WorldTraining,
     seed: int,

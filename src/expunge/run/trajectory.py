@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from expunge.artifacts.manifest import hash_of
+from expunge.benchmarks._asks import ask
+from expunge.benchmarks._benchmark import Benchmark
 from expunge.benchmarks._qa import MEASURE, measure
 from expunge.benchmarks._qa_benchmark import QABenchmark
+from expunge.errors import ConfigError
 from expunge.run.make import load, model_hash
 from expunge.types import Figure, LanguageModel
 
@@ -23,6 +26,51 @@ SHOWN = (
 )
 KNOWS = "forget/rouge_l_recall"
 """What MUSE's stop rule compares: its knowledge memorisation is the mean ROUGE-L recall of the answers."""
+
+
+def probe_of(benchmark: Benchmark, gold: str | Path | None) -> TrajectoryProbe | KnowledgeProbe:
+    """The probe of a benchmark. Raises ConfigError for one that cannot be asked on the way."""
+    if isinstance(benchmark, QABenchmark):
+        return TrajectoryProbe(benchmark, gold)
+    if hasattr(benchmark, "knows"):
+        return KnowledgeProbe(benchmark, gold)
+    raise ConfigError(
+        f"benchmark {benchmark.name} cannot be asked while a model is trained. Take pocket, tofu or muse, or train.select=last without train.probe_every."
+    )
+
+
+class KnowledgeProbe:
+    """A probe for `unlearn` with MUSE's stop rule itself (`select: gold`): the benchmark's figure `knows` against the gold's. There are no
+    wrong answers to compare with, so no point is ever level.
+    """
+
+    def __init__(self, benchmark: Any, gold: str | Path | None):
+        self.key = hash_of([benchmark.settings, model_hash(gold) if gold else None])
+        self.benchmark, self.gold = benchmark, gold
+
+    def __call__(self, model: LanguageModel, step: int) -> dict[str, Any]:
+        found = self._figures(model)
+        reached = (
+            None if self._gold is None else found[self.benchmark.knows] <= self._gold[self.benchmark.knows]
+        )
+        return {
+            "gold_reached": reached,
+            "level_reached": False,
+            "utility": found["retain/knowmem"],
+            "figures": found,
+        }
+
+    def _figures(self, model: LanguageModel) -> dict[str, float]:
+        rows = self.benchmark.knowledge_rows(ask(model, self.benchmark.knowledge_asks()))
+        return {name: figure.number for name, figure in self.benchmark.knowledge_figures(rows).items()}
+
+    @cached_property
+    def _gold(self) -> dict[str, float] | None:
+        return (
+            self._figures(load(self.gold, device="cpu", template=self.benchmark.template))
+            if self.gold
+            else None
+        )
 
 
 class TrajectoryProbe:
