@@ -49,6 +49,11 @@ def test_help_and_listing_import_no_torch():
         "score-log",
         "pocket",
         "bench",
+        "benchmarks",
+        "leaderboard",
+        "harness",
+        "corpus",
+        "watermark",
     ):
         assert verb in found.stdout
 
@@ -193,6 +198,18 @@ def test_score_log_refuses_a_log_that_is_none(tmp_path):
             ["evaluate", "x", "--benchmark", "tofu", "--data", ".", "--half", "left"],
             "should be 'select', 'report' or 'all'",
         ),
+        (["evaluate", "x", "--benchmark", "muse", "--data", "."], "no raw.jsonl"),
+        (
+            ["evaluate", "x", "--benchmark", "muse", "--data", "muse-bench/MUSE-News"],
+            "could not be had from the hub",
+        ),
+        (["evaluate", "x", "--benchmark", "wmdp", "--data", "cais/wmdp"], "put its rows as"),
+        (["evaluate", "x", "--benchmark", "rwku", "--data", "."], "probes.jsonl"),
+        (["evaluate", "x", "--benchmark", "ort", "--data", "."], "no full.jsonl"),
+        (["evaluate", "x", "--benchmark", "offside", "--data", "."], "forget_set.json"),
+        (["evaluate", "x", "--benchmark", "waterdrum", "--data", "."], "watermarked.jsonl"),
+        (["evaluate", "x", "--benchmark", "extraction", "--data", "."], "privleak.jsonl"),
+        (["leaderboard", "nowhere"], "no such folder"),
         (["report", "nowhere"], "no manifest.json"),
         (["compare", "nowhere"], "no manifest.json"),
         (["bench", "tofu"], "tofu needs --data"),
@@ -201,7 +218,7 @@ def test_score_log_refuses_a_log_that_is_none(tmp_path):
     ],
 )
 def test_wrong_use_of_the_other_verbs_ends_with_a_message_and_code_2(arguments, message, tmp_path):
-    found = expunge(*arguments, **({"EXPUNGE_CACHE": str(tmp_path)}))
+    found = expunge(*arguments, EXPUNGE_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
     assert found.returncode == 2, found.stderr
     assert message in found.stderr
     assert "Traceback" not in found.stderr

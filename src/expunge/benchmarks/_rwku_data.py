@@ -17,10 +17,6 @@ CHOICES = ("forget_mcp", "neighbor_mcp")
 BESIDE = {"mia_forget": "forget_mia", "mia_retain": "retain_mia", "utility_fluency": "fluency"}
 """What a folder may lack: the hub's configuration to the file's name."""
 FIELDS = {"query": str, "answer": str, "type": str, "subject": str}
-DATA_IS = (
-    "RWKU's rows: a folder with probes.jsonl, one with a file a set (forget_level1.jsonl ...), the authors' folder of people (1_Name/ with"
-    " forget_level1.json ...), or the hub id jinzhuoran/RWKU"
-)
 
 
 class Rows(NamedTuple):

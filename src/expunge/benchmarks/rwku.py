@@ -44,7 +44,7 @@ from expunge.benchmarks._asks import Asks, Replies
 from expunge.benchmarks._benchmark import Benchmark, Row
 from expunge.benchmarks._figures import clusters, mean_of, share
 from expunge.benchmarks._membership import attack_scores
-from expunge.benchmarks._rwku_data import DATA_IS, read_rwku
+from expunge.benchmarks._rwku_data import read_rwku
 from expunge.config import Settings
 from expunge.metrics.ngram_entropy import ngram_entropy
 from expunge.metrics.rouge import rwku_recall
@@ -88,7 +88,10 @@ class RwkuOptions(Settings):
 class Rwku(Benchmark):
     version: ClassVar = 1
     name: ClassVar = "rwku"
-    data_is: ClassVar = DATA_IS
+    data_is: ClassVar = (
+        "RWKU's rows: a folder with probes.jsonl, one with a file a set (forget_level1.jsonl ...), the authors' folder of people (1_Name/ with"
+        " forget_level1.json ...), or the hub id jinzhuoran/RWKU"
+    )
     Options: ClassVar = RwkuOptions
     columns: ClassVar = (
         ("forget_fb/rouge_l_recall", "forget FB", "forget blanks filled; lower = forgotten"),

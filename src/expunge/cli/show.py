@@ -82,7 +82,7 @@ def print_figures(figures: dict[str, dict[str, Any] | Figure], title: str) -> No
             if isinstance(figure, dict)
             else {k: getattr(figure, k) for k in Figure.__dataclass_fields__}
         )
-        spread = f"{facts['low']:.4f} – {facts['high']:.4f}" if facts["low"] is not None else ""
+        spread = f"{text(facts['low'])} – {text(facts['high'])}" if facts["low"] is not None else ""
         table.add_row(name, text(facts["value"]), spread, str(facts["n"]), facts["why"] or facts["note"])
     output.print(table)
 

@@ -72,7 +72,7 @@ def unlearn(
     template: Prompts = "auto",
     benchmark: Annotated[
         str | None,
-        typer.Option("--benchmark", help="Measure the trajectory on this benchmark (pocket or tofu)."),
+        typer.Option("--benchmark", help="Measure the trajectory on this benchmark (pocket, tofu or muse)."),
     ] = None,
     data: Data = None,
     split: Split = None,
@@ -87,12 +87,14 @@ def unlearn(
     made = chosen(method, recipe, settings)
     probe = None
     if benchmark:
-        from expunge.run.trajectory import TrajectoryProbe
+        from expunge.run.measuring import count_tokens_of
+        from expunge.run.trajectory import probe_of
 
         measured = open_benchmark(
             benchmark, data, split=split, authors=authors, template=None if template == "auto" else template
         )
-        probe = TrajectoryProbe(measured, golds(data, gold)[0])
+        count_tokens_of(model, measured)
+        probe = probe_of(measured, golds(data, gold)[0])
     make_run(
         model, made, out, forget, retain, holdout, base=base, refusals=refusals, writer=writer, mapping=mapping,
         allow_overlap=allow_overlap, template=template, device=device, probe=probe, as_json=as_json,

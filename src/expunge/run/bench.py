@@ -61,7 +61,7 @@ def bench_pocket(
                 f"'{name}' selects experts, and the world of --arch {arch} has none. Run it with --arch moe."
             )
     world = build_pocket(size, seed, arch, workers=workers, tell=tell)
-    spec = ("pocket", {"data": str(world), "half": "report"})
+    spec = ("pocket", {"data": str(world), "half": "all" if protocol else "report"})
     return finish(Path(out), spec, Models.of(world), recipes, protocol, workers=workers, tell=tell)
 
 
@@ -107,7 +107,8 @@ def bench_tofu(
     else:
         world = build_tofu(Tofu(**arguments), model=model, arch=arch, seed=seed, workers=workers, tell=tell)
         models = Models.of(world, base=model)
-    half = "report" if family == "tofu-scratch" and Tofu(**arguments).forgotten > 1 else "all"
+    parted = family == "tofu-scratch" and Tofu(**arguments).forgotten > 1
+    half = "report" if parted and not protocol else "all"  # folds take all the forgotten, one after the other
     spec = ("tofu", {**arguments, "half": half})
     return finish(Path(out), spec, models, recipes, protocol, workers=workers, tell=tell)
 

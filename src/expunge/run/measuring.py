@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from expunge import catalog
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_of, read_manifest
-from expunge.errors import DataError
+from expunge.errors import ConfigError, DataError
 from expunge.run.asking import Judge, replies_of
 from expunge.run.make import Progress, is_address, load, model_folder, model_hash, silent
 from expunge.types import Figure
@@ -142,6 +142,10 @@ def attack(
 
     `settings`: the attack's numbers where they are not to be its defaults. Raises ConfigError, DataError or ModelError.
     """
+    if not hasattr(benchmark, "forget_probes"):
+        raise ConfigError(
+            f"benchmark {benchmark.name}: attacks ask the questions of pocket or tofu. Take one of them."
+        )
     method = catalog.load("attack", name).parse(settings or {}, f"attack {name}")
     subjects = {"run": run, "target": _base_of(run), "gold": gold, "floor": floor}
     found = {
