@@ -22,7 +22,7 @@ from expunge.data.images import open_image
 from expunge.data.tokenize import Encoded, Encoder
 from expunge.errors import CapabilityError, DataError, ModelError
 from expunge.models.intervention import Asked, Intervention
-from expunge.models.language_model import TransformerLM, standardised
+from expunge.models.language_model import TransformerLM, read_logits
 from expunge.models.load import context_length, load_model, load_processor, sees_images
 from expunge.models.logprobs import head_rows, token_logp
 from expunge.types import Example, Generation, GenerationParams, Prompt, Score
@@ -278,11 +278,10 @@ class ImageTextLM(TransformerLM):
             with self._lock, head_rows(self.model, predicts):
                 logits = self.model(
                     input_ids=batch.ids, attention_mask=batch.attention, use_cache=False, **inputs
-                ).logits.float()
+                ).logits
             targets = batch.ids[batch.answer].to(logits.device)
-            logp = token_logp(logits, targets)
-            z = standardised(logits, torch.arange(len(targets), device=logits.device), logp)
-            found = [values.cpu().numpy() for values in (logp, logits.argmax(-1) == targets, z)]
+            rows_of_logits = torch.arange(len(targets), device=logits.device)
+            found = [values.cpu().numpy() for values in read_logits(logits, rows_of_logits, targets)]
             cuts = np.cumsum(batch.answer.sum(1).cpu().numpy())[:-1]
             pieces = zip(*(np.split(values, cuts) for values in found), strict=True)
             scores |= {row: Score(logp, hits, z=z) for row, (logp, hits, z) in zip(rows, pieces, strict=True)}

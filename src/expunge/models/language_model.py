@@ -152,10 +152,7 @@ class TransformerLM:
         device = logits.device
         rows = torch.from_numpy(np.concatenate([answer.at for answer in forward.answers])).to(device)
         targets = torch.from_numpy(np.concatenate([answer.targets for answer in forward.answers])).to(device)
-        logits = logits.float()
-        logp = logits[rows, targets] - logits.logsumexp(-1)[rows]
-        hits = logits.argmax(-1)[rows] == targets
-        found = [values.cpu().numpy() for values in (logp, hits, standardised(logits, rows, logp))]
+        found = [values.cpu().numpy() for values in read_logits(logits, rows, targets)]
         cuts = np.cumsum([len(answer.at) for answer in forward.answers])[:-1]
         pieces = zip(*(np.split(values, cuts) for values in found), strict=True)
         scores = iter([_score(*piece) if changed else Score(*piece[:2], z=piece[2]) for piece in pieces])
@@ -346,15 +343,30 @@ def _stack(trees: Sequence[Tree], pad_id: int, *, tree_mask: bool, dtype: torch.
     return _Stack(torch.from_numpy(ids), torch.from_numpy(positions), attention, torch.from_numpy(enters))
 
 
-def standardised(logits: Tensor, rows: Tensor, logp: Tensor) -> Tensor:
-    """[answer] (log p - μ) / σ, with mean and spread of log p over the vocabulary of [positions, vocab] logits; 0 where there is no spread."""
-    every = logits.log_softmax(-1)
-    p = every.exp()
-    every = torch.where(p > 0, every, 0.0)
-    mean = (p * every).sum(-1)  # [positions]
-    variance = (p * (every - mean[:, None]) ** 2).sum(-1)
-    z = (logp - mean[rows]) / variance[rows].sqrt()
-    return torch.where(variance[rows] < LEAST_VARIANCE, 0.0, z)
+def read_logits(logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each answer token, from [positions, vocab] logits and the position that predicts it, each [answer]: log p, nats; whether it is the
+    likeliest token; and (log p - μ) / σ with mean and spread of log p over the vocabulary, 0 where there is no spread.
+    """
+    at_once = (
+        2**17 if logits.device.type == "cpu" else 2**26
+    )  # numbers read together: what a CPU's cache holds
+    parts = [_of_vocabulary(part.float()) for part in logits.split(max(1, at_once // logits.shape[-1]))]
+    best, normaliser, mean, variance = (torch.cat(part)[rows] for part in zip(*parts, strict=True))
+    logp = logits[rows, targets].float() - normaliser
+    z = (logp - mean) / variance.sqrt()
+    return logp, best == targets, torch.where(variance < LEAST_VARIANCE, 0.0, z)
+
+
+def _of_vocabulary(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Likeliest token, log of the normaliser, and mean and variance of log p, each [positions], from [positions, vocab] logits."""
+    top, best = logits.max(-1)
+    logp = logits.log_softmax(-1)
+    normaliser = top - logp.gather(-1, best[:, None]).squeeze(-1)
+    p = logp.exp()
+    logp.clamp_(min=-1e4)  # a token that cannot come counts for nothing: 0 times a number
+    mean = (p * logp).sum(-1)
+    variance = (p * logp.sub_(mean[:, None]).square_()).sum(-1)
+    return best, normaliser, mean, variance
 
 
 def _score(logp: np.ndarray, hits: np.ndarray, z: np.ndarray) -> Score:

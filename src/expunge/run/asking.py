@@ -23,7 +23,7 @@ from expunge.benchmarks._asks import Asks, Key, Replies, ask
 from expunge.run.make import Progress, load, model_hash, silent
 from expunge.types import Example, Generation, GenerationParams, LanguageModel, Prompt, Score
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same model gives other replies to the same questions."""
 
 
