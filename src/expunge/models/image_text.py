@@ -24,7 +24,7 @@ from expunge.errors import CapabilityError, DataError, ModelError
 from expunge.models.intervention import Asked, Intervention
 from expunge.models.language_model import TransformerLM, read_logits
 from expunge.models.load import context_length, load_model, load_processor, sees_images
-from expunge.models.logprobs import head_rows, token_logp
+from expunge.models.logprobs import head_rows
 from expunge.types import Example, Generation, GenerationParams, Prompt, Score
 
 if TYPE_CHECKING:

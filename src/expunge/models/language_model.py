@@ -16,6 +16,7 @@ from torch import Tensor
 from expunge.data.batching import Batch, by_length, collate
 from expunge.data.tokenize import Encoded, Encoder
 from expunge.metrics.min_k import LEAST_VARIANCE
+from expunge.models.greedy import write_greedily, writes_as_generate
 from expunge.models.intervention import Answer, Asked, Forward, Intervention
 from expunge.models.load import context_length
 from expunge.models.tree import Tree, build_tree
@@ -258,6 +259,9 @@ class TransformerLM:
         shown: Mapping[str, Tensor] | None = None,
     ) -> list[list[Generation]]:
         changed = change and any(row.flagged for row in asked)
+        if not changed and not shown and _is_greedy(params) and self._leaves_rows:
+            ids = write_greedily(self.model, batch, params.max_new_tokens, self._end_ids)
+            return [[self._read(row)] for row in ids]
         writing = (
             change.writing(self.model, batch, asked) if change and changed else nullcontext((self.model, {}))
         )
@@ -291,6 +295,12 @@ class TransformerLM:
             pad_token_id=self.pad_id,
             **sampling,
         )
+
+    @cached_property
+    def _leaves_rows(self) -> bool:
+        """Whether rows that have ended may leave a batch without changing the others, tried out once."""
+        config = self.generation_config(GenerationParams(max_new_tokens=6))
+        return writes_as_generate(self.model, config, self.pad_id)
 
     def _read(self, ids: list[int]) -> Generation:
         stop = next((i for i, token in enumerate(ids) if token in self._end_ids), None)
@@ -367,6 +377,10 @@ def _of_vocabulary(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     mean = (p * logp).sum(-1)
     variance = (p * logp.sub_(mean[:, None]).square_()).sum(-1)
     return best, normaliser, mean, variance
+
+
+def _is_greedy(params: GenerationParams) -> bool:
+    return not params.sample and params.beams == params.copies == 1
 
 
 def _score(logp: np.ndarray, hits: np.ndarray, z: np.ndarray) -> Score:
