@@ -1,6 +1,7 @@
 """Defects that a study of open-unlearning found by running it, each with the check that it does not exist here.
 
-D14 (wrappers for several GPUs that are by-passed) has no counterpart: there is one loop and no wrapper.
+D9 (settings that never reach lm-evaluation-harness) is in tests/run/test_harness.py. D14 (wrappers for several GPUs that are by-passed) has
+no counterpart: there is one loop and no wrapper.
 """
 
 import json

@@ -85,7 +85,7 @@ class Ort(Benchmark):
     )
     Options: ClassVar = OrtOptions
     columns: ClassVar = (
-        *((f"forget_{form}/probability", f"P {form}", f"P of the forgotten, as {form}; lower = forgotten") for form in FORMS),
+        *((f"forget_{form}/probability", f"P {form.replace('_', ' ')}", f"P of the forgotten, as {form.replace('_', ' ')}; lower = forgotten") for form in FORMS),
         ("forget/bias", "bias", "largest less smallest reduction over forms; near 0 is better"),
         ("forget/worst_to_trained", "worst / trained", "smallest reduction over the trained form's; near 1 is better"),
         ("neighbor_qa/probability", "P neighbour qa", "P of what stays, as qa; as before is better"),

@@ -25,6 +25,7 @@ def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
         name: value
         for name, value in settings.items()
         if isinstance(value, (str, int, float))
+        and value is not False
         and name not in ("benchmark", "version")
         and 0 < len(str(value)) < LONGEST_SETTING
     }
