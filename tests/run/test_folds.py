@@ -14,7 +14,7 @@ from expunge.recipes import recipe
 from expunge.run import folds as folds_module
 from expunge.run import unlearn
 from expunge.run.bench import Models, bench_muse, each_epoch, make_artifact
-from expunge.run.folds import refuse_folds, run_folds
+from expunge.run.folds import refuse_protocol, run_folds
 from expunge.run.trajectory import KnowledgeProbe, probe_of
 from tests.benchmarks.test_muse import write
 from tests.conftest import make_model
@@ -110,21 +110,14 @@ def test_an_adapter_is_refused_before_anything_is_trained(world, tmp_path):
     with pytest.raises(ConfigError, match="holds no whole model"):
         run_folds(str(tmp_path / "lora"), spec, models, made, "sustainability")
     assert not (tmp_path / "lora").exists()
-    refuse_folds(Muse(**spec[1]), {"lora": made}, "scalability")
+    refuse_protocol("scalability", {"lora": made})
 
 
-def test_a_protocol_or_benchmark_without_folds_is_refused(world):
-    with pytest.raises(ConfigError, match="no such protocol"):
-        refuse_folds(Muse(**world[0][1]), {}, "endurance")
-
-    class Bare:
-        name = "bare"
-
-    with pytest.raises(ConfigError, match="bare has no folds"):
-        refuse_folds(Bare(), {}, "scalability")
+def test_a_protocol_that_there_is_not_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'scalability'"):
+        refuse_protocol("scalable", {})
 
 
-# --- the stop rule ------------------------------------------------------------------------------------------------------
 def test_the_stop_rule_compares_knowledge_with_the_gold(world, lm, monkeypatch):
     spec, models = world
     probe = KnowledgeProbe(Muse(**spec[1]), models.gold)

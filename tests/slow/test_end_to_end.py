@@ -57,3 +57,16 @@ def test_a_second_bench_reuses_everything(tmp_path):
     assert any("training" in line or "2 methods" in line for line in said[0])
     assert not any("training" in line for line in said[1])
     assert sum("done before" in line for line in said[1]) == 2
+
+
+@pytest.mark.parametrize("protocol", ["scalability", "sustainability"])
+def test_tofus_requests_grow_and_follow_one_another(tmp_path, protocol):
+    """On the smoke-sized world: the same folds as TOFU's, by people."""
+    out = bench_pocket(tmp_path / "runs", size="tiny", methods=("npo",), protocol=protocol)
+    result = json.loads((out / "npo" / protocol / "folds.json").read_text())
+    sizes = [fold["forget_rows"] for fold in result["folds"]]
+    known = [fold["figures"]["forget/accuracy"]["value"] for fold in result["folds"]]
+    assert (sizes == sorted(sizes)) == (protocol == "scalability")
+    assert sum(sizes) == 20 if protocol == "sustainability" else sizes[-1] == 20
+    assert known[-1] < known[0]
+    assert {"target", "gold"} == result["beside"].keys()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from expunge.benchmarks._open import open_benchmark
 from expunge.errors import ConfigError
 from expunge.recipes import Recipe, read_recipe
+from expunge.run.folds import refuse_protocol
 from expunge.run.workers import free_cores, run_jobs
 from expunge.types import Seed
 
@@ -55,6 +56,7 @@ def bench_pocket(
     recipes = {
         name: preset("pocket", name, seed) for name in methods
     }  # a typo is told before anything is trained
+    refuse_protocol(protocol, recipes)
     for name, made in recipes.items():
         if arch != "moe" and "router" in made.needs:
             raise ConfigError(
@@ -101,6 +103,7 @@ def bench_tofu(
     )
     family = "tofu" if model or target else "tofu-scratch"
     recipes = {name: preset(family, name, seed) for name in methods}
+    refuse_protocol(protocol, recipes)
     arguments: dict[str, Any] = {"data": data, "split": split, "authors": authors, "template": template}
     if target and gold:
         models = Models(target, gold)
@@ -139,6 +142,7 @@ def bench_muse(
     refuse_single(target, gold, "the model that learned all texts, and the one that never saw the forgotten")
     family = "muse" if model or target else "muse-scratch"
     recipes = {name: preset(family, name, seed) for name in methods}
+    refuse_protocol(protocol, recipes)
     arguments = {"data": data, **({} if family == "muse" else {"chunk": CHUNK}), **(options or {})}
     if target and gold:
         models = Models(target, gold)
@@ -167,7 +171,7 @@ def finish(
     tell: Tell,
 ) -> Path:
     """The usual protocol, or the folds of another one."""
-    run = partial(run_protocol, protocol) if protocol not in ("", "usual") else run_bench
+    run = partial(run_protocol, protocol) if protocol else run_bench
     return run(out, spec, models, recipes, workers=workers, tell=tell)
 
 
@@ -182,9 +186,8 @@ def run_protocol(
     tell: Tell = lambda what: None,
 ) -> Path:
     """Each recipe over all folds, side by side, in `out/<method>/<protocol>`. Returns `out`."""
-    from expunge.run.folds import refuse_folds, run_folds
+    from expunge.run.folds import run_folds
 
-    refuse_folds(open_benchmark(spec[0], **spec[1]), recipes, protocol)
     tell(f"{len(recipes)} methods on {spec[0]}, {protocol}")
     jobs = {
         name: (run_folds, (str(out / name / protocol), spec, models, made, protocol))

@@ -16,7 +16,7 @@ from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_of, read_manifest
 from expunge.benchmarks._open import open_benchmark
 from expunge.data.dataset import Dataset
-from expunge.errors import ConfigError
+from expunge.errors import ConfigError, did_you_mean
 from expunge.recipes import Recipe
 from expunge.run.make import model_hash, unlearn
 from expunge.run.measuring import count_tokens_of, measure
@@ -29,16 +29,14 @@ KINDS: tuple[Kind, ...] = ("scalability", "sustainability")
 RESULT = "folds.json"
 
 
-def refuse_folds(benchmark: Any, recipes: dict[str, Recipe], kind: str) -> None:
-    """Raises ConfigError where a benchmark has no folds, or a recipe cannot go on from its own result."""
-    if kind not in KINDS:
+def refuse_protocol(protocol: str, recipes: dict[str, Recipe]) -> None:
+    """Raises ConfigError for a protocol that there is not, and for a recipe that cannot go on from its own result. "" is the usual one."""
+    if protocol and protocol not in KINDS:
         raise ConfigError(
-            f"--protocol {kind}: no such protocol. There are {' and '.join(KINDS)}, beside the usual one."
+            f"--protocol {protocol}: no such protocol.{did_you_mean(protocol, KINDS)} There are {' and '.join(KINDS)}, beside the usual one."
         )
-    if not hasattr(benchmark, "folds"):
-        raise ConfigError(f"--protocol {kind}: {benchmark.name} has no folds.")
     for name, made in recipes.items():
-        if kind == "sustainability" and getattr(made.axes.get("adapter"), "artifact", "") == "adapter":
+        if protocol == "sustainability" and getattr(made.axes.get("adapter"), "artifact", "") == "adapter":
             raise ConfigError(
                 f"--protocol sustainability: '{name}' makes an adapter, which holds no whole model that the next fold could start from.\n"
                 "Take a method that changes the weights, or --protocol scalability."
@@ -54,7 +52,7 @@ def run_folds(out: str, spec: tuple[str, dict[str, Any]], models: Models, made: 
     begin = time.perf_counter()
     name, arguments = spec
     benchmark: Any = open_benchmark(name, **arguments)
-    refuse_folds(benchmark, {Path(out).name: made}, kind)
+    refuse_protocol(kind, {Path(out).name: made})
     count_tokens_of(models.target, benchmark)
     if made.kind == "training":
         made = made.model_copy(

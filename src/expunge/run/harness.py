@@ -94,7 +94,7 @@ class HarnessLM(LM):
         return found
 
     def _pair(self, context: str, continuation: str) -> Pair:
-        """The text of the example is exactly context and continuation: the one space between them is what an Example puts there itself."""
+        """The text of the example is exactly context and continuation, whose own space parts them."""
         if not context:
             return Pair(Example(None, self._started(continuation)))
         prompt = _prompt(context)
@@ -105,8 +105,8 @@ class HarnessLM(LM):
         )  # space that ends a context counts with what follows, as in the harness
         continuation = prompt.prefill[len(given) :] + continuation
         prompt = replace(prompt, prefill=given)
-        if given and continuation.startswith(" "):
-            return Pair(Example(prompt, continuation[1:]))
+        if given and continuation[:1].isspace():
+            return Pair(Example(prompt, continuation))
         return self._joined(prompt, given, continuation)
 
     def _joined(self, prompt: Prompt, given: str, continuation: str) -> Pair:
