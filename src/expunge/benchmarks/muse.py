@@ -19,7 +19,8 @@ Differs from the authors' code: AUCs count forget texts as positive, theirs the 
 Without a gold C3 is absent; theirs divides by the shipped AUCs .4772 (News) and .5393 (Books), OpenUnlearning by .5. Min-k takes at least one
 token, where theirs is NaN on texts of less than 1/k. A line break before an answer's first word is dropped, where theirs then reads an empty answer. One
 end token follows each training row and counts, and the filled-up last row has no second start token. The retain rows of a step are drawn, from
-the same rows that theirs takes by position.
+the same rows that theirs takes by position. Folds run all epochs, since the stop rule asks about all that is to be forgotten. A small model
+from scratch also trains on the questions, as they are asked: text alone would teach it no answers, and C2 and C4 would be 0.
 Good: C1 and C2 near the gold's, C3 within 5 of 0, C4 near the target's.
 Bad: C1 and C2 near the target's with C3 near -100: nothing happened. C1, C2 and C4 at 0: the model is gone. C3 far above 0: the forget texts
 are now told by being too unlikely.
