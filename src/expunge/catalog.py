@@ -74,7 +74,8 @@ def load(axis: str, name: str) -> Any:
     if name not in entries(axis):
         raise ConfigError(
             f"unknown {axis} '{name}'.{did_you_mean(name, entries(axis))}\n"
-            f"There are: {', '.join(entries(axis))}. See `expunge methods`."
+            f"There are: {', '.join(entries(axis))}."
+            + ("" if axis in ("benchmark", "attack") else " See `expunge methods`.")
         )
     module = import_module("expunge." + AXES[axis].replace("/", ".") + "." + name)
     return getattr(module, _class_name(name, vars(module)))

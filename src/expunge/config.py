@@ -74,5 +74,10 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"--set {override}: '{parent}' is a single value, it has no '{last}'.")
-        place[last] = yaml.safe_load(text)
+        try:
+            place[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(
+                f"--set {override}: the value cannot be read. A list is written [a,b], a text with special characters in quotes."
+            ) from None
     return values

@@ -114,6 +114,12 @@ def test_shots_are_the_first_dev_questions_of_the_same_subject(tmp_path):
         MMLU.open(tmp_path)
 
 
+def test_what_makes_prompts_shorter_is_said_where_they_grow():
+    assert "--set shots=" in MMLU.too_long
+    assert "shots" in MMLU.Options.model_fields
+    assert not WMDP.too_long, "its prompts have no part that an option takes off"
+
+
 def test_dev_questions_are_shown_and_never_asked(mcq):
     bench = MMLU.open(mcq)
     assert Counter(item.task for item in bench.items) == {"real_authors": 95, "world_facts": 112}
@@ -312,6 +318,29 @@ def test_a_guard_that_says_a_fixed_text_has_no_letters(mcq):
     assert rows[0]["letter_logprobs"] == [None] * 4
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_model_whose_likelihoods_are_no_numbers_answers_no_letter(mcq, number):
+    """The likeliest of four that are no numbers would be A: about 0.25, as if it were forgotten."""
+
+    class Broken(Chooser):
+        def _score(self, example):
+            score = super()._score(example)
+            if example.prompt.prefill == broken and example.answer == "B":
+                score.token_logprobs[0] = number
+            return score
+
+    bench = WMDP.open(mcq, rows=5)
+    broken = bench.prompt(bench.items[3])
+    rows, found = measured(bench, Broken())
+    assert rows[3]["letter_logprobs"] is None
+    assert rows[3]["letter"] is rows[3]["letter_right"] is None
+    for name in ("all/letter_accuracy", "all/option_accuracy", "bias/A", "bias/distance_from_key"):
+        assert found[name].value is None, name
+        assert found[name].why == "the model's log-probabilities are no numbers: it is broken", name
+    assert found["all/written_accuracy"].value is not None
+    json.dumps(rows, allow_nan=False)
+
+
 def test_written_answers_can_be_left_out(mcq):
     bench = WMDP.open(mcq, rows=2, written=False)
     assert not bench.asks().answers
@@ -340,7 +369,10 @@ def test_files_of_a_folder_name_their_subjects(tmp_path):
         ({"choices": ["one"]}, "field 'choices' is ['one']; expected 2 to 10 texts"),
         ({"choices": "A, B"}, "field 'choices' is 'A, B'; expected a list"),
         ({"choices": ["a", 2]}, "field 'choices' is ['a', 2]"),
+        ({"choices": ["a", " "]}, "field 'choices' is ['a', ' ']; expected no empty text"),
+        ({"choices": ["a", "a ", "a"]}, "field 'choices' is ['a', 'a ', 'a']; expected options that differ"),
         ({"question": None}, "field 'question' is None"),
+        ({"question": " "}, "field 'question' is empty"),
         ({"split": "train"}, "field 'split' is 'train'; expected dev"),
         ({"subject": 4}, "field 'subject' is 4"),
     ],
@@ -356,10 +388,19 @@ def test_data_that_holds_nothing_says_so(tmp_path):
         WMDP.open(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         WMDP.open(tmp_path / "gone")
+    empty = write(tmp_path / "empty.jsonl")
+    for data in (empty, tmp_path):
+        with pytest.raises(DataError, match=re.escape(f"{empty}: there are no rows")):
+            WMDP.open(data)
     with pytest.raises(DataError, match="no rows of split 'test'"):
         WMDP.open(write(tmp_path / "dev.jsonl", ROW))
     with pytest.raises(ConfigError, match="unknown setting 'shots'"):
         WMDP.open(tmp_path / "dev.jsonl", shots=5)
+
+
+def test_an_option_may_stand_twice_as_in_nine_published_questions(tmp_path):
+    path = write(tmp_path / "x.jsonl", {**ROW, "choices": ["a", "b", "a"]})
+    assert WMDP.open(path).items[0].choices == ("a", "b", "a")
 
 
 def test_hub_data_is_asked_for_by_the_published_names(monkeypatch):

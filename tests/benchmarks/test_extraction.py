@@ -1,6 +1,7 @@
 """Extraction: EL and MA by hand on models that recite, and the thresholds of unseen texts."""
 
 import json
+import re
 from functools import partial
 
 import numpy as np
@@ -277,13 +278,39 @@ def test_what_is_wrong_with_the_data_is_said(data, tmp_path):
         Extraction(tmp_path)
     with pytest.raises(DataError, match="no row has split 'forget'"):
         Extraction(data(retain=texts(1)))
+    for gone in (tmp_path / "gone", "aa/bb"):
+        with pytest.raises(DataError, match="no such folder or file"):
+            Extraction(gone)
     path = tmp_path / "bad.jsonl"
-    path.write_text(json.dumps({"text": "a b"}))
-    with pytest.raises(DataError, match="line 1: no field 'split'"):
+    path.write_text("")
+    with pytest.raises(DataError, match=re.escape(f"{path}: there are no rows")):
         Extraction(path)
     for numbers in ([], [0]):
         with pytest.raises(ConfigError, match="ngrams"):
             Extraction(data(forget=texts(1)), ngrams=numbers)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": "a b"}, "no field 'split'"),
+        (
+            {"text": "a b", "split": "forgett"},
+            "field 'split' is 'forgett'; expected forget, retain, holdout.",
+        ),
+        ({"text": "a b", "split": "known"}, "field 'split' is 'known'"),
+        (
+            {"text": "a b", "group": "forgett"},
+            "field 'group' is 'forgett'; expected forget, retain, holdout, known.",
+        ),
+        ({"text": " ", "split": "forget"}, "field 'text' is empty"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_line_and_field(tmp_path, row, said):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps({"text": "a b", "split": "forget"}) + "\n" + json.dumps(row))
+    with pytest.raises(DataError, match=re.escape(f"{path}, line 2: {said}")):
+        Extraction(path)
 
 
 def test_other_texts_are_another_benchmark(data):

@@ -332,17 +332,39 @@ def test_a_question_document_of_the_authors_code_is_read(tmp_path):
         read_facts(path)
 
 
-def test_bad_data_and_options_say_what_to_do(file, tmp_path):
+def test_bad_data_and_options_say_what_to_do(file, world, tmp_path):
     with pytest.raises(ConfigError, match="takes no half"):
         KnowOrNot(file, half="all")
     with pytest.raises(ConfigError, match="retrieval"):
         KnowOrNot(file, retrieval=["hyde"])
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        KnowOrNot(file, max_new_tokens=0)
+    with pytest.raises(ConfigError, match=r"benchmark knowornot: a pocket world .* has no split, authors"):
+        KnowOrNot(world, split="forget10", authors=2)
     with pytest.raises(DataError, match="no such file"):
         KnowOrNot(tmp_path / "none.jsonl")
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"question": "Who?", "answer": "Mara."}')
     with pytest.raises(DataError, match="line 1: no field 'document'"):
         KnowOrNot(bad)
+    for field in ("question", "answer"):
+        bad.write_text(json.dumps({"document": "d", "question": "Who?", "answer": "Mara.", field: " "}))
+        with pytest.raises(DataError, match=f"bad.jsonl, line 1: field '{field}' is empty"):
+            KnowOrNot(bad)
+    bad.write_text("")
+    with pytest.raises(DataError, match=r"bad\.jsonl: there are no rows"):
+        KnowOrNot(bad)
+    document = tmp_path / "questions.json"
+    for questions, said in (
+        ([{"question": "Who?", "answer": ""}], "question 0: field 'answer' is empty"),
+        ([], "there are no questions"),
+    ):
+        document.write_text(json.dumps({"questions": questions}))
+        with pytest.raises(DataError, match=said):
+            KnowOrNot(document)
+    document.write_bytes(json.dumps({"questions": "é"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(DataError, match=r"questions\.json: not UTF-8 text"):
+        KnowOrNot(document)
 
 
 def test_settings_tell_the_data_and_the_options(file):

@@ -306,6 +306,24 @@ def test_a_guard_that_leaves_a_text_no_probability_has_no_membership_figures(fol
     assert "no probability" in found["membership/min_k_40"].why
 
 
+@pytest.mark.parametrize(("text", "gone"), [("holdout 1", ATTACKS), ("forget 0: the old", ("lower",))])
+def test_a_text_whose_likelihood_is_no_number_makes_membership_absent(folder, text, gone):
+    """Of such numbers every AUC is 0.5: no trace. One text of six, or the lower-cased form of one, which one attack reads."""
+
+    def logp(asked):
+        return [np.nan] * 3 if asked.startswith(text) else [-1.0, -2.0]
+
+    bench = Muse(folder)
+    rows = bench.rows(ask(Speaker(logp=logp), bench.asks()))
+    json.dumps(rows, allow_nan=False)
+    found = bench.figures(rows, bench.rows(ask(RETRAINED, bench.asks())))
+    why = "the model's log-probabilities are no numbers: it is broken"
+    for attack in ATTACKS:
+        for name in (f"membership/{attack}", f"privleak/{attack}"):
+            assert (found[name].value is None) == (attack in gone), name
+            assert found[name].why == (why if attack in gone else ""), name
+
+
 def test_every_column_is_a_figure_and_means_have_intervals(folder):
     found = figures(Muse(folder), TARGET, RETRAINED)
     for name, _, _ in Muse.columns:
@@ -418,6 +436,12 @@ def test_absent_hub_data_says_what_to_download_and_where_to_put_it(monkeypatch):
             {"knowmem": [{"split": "other", "question": "q", "answer": "a"}]},
             "knowmem.jsonl, line 1: field 'split'",
         ),
+        (
+            {"privleak": [{"split": ["forget"], "text": "a"}]},
+            "privleak.jsonl, line 1: field 'split'",
+        ),
+        ({"verbmem": [{"prompt": "x", "gt": ""}]}, "verbmem.jsonl, line 1: field 'gt' is empty"),
+        ({"verbmem": []}, "verbmem.jsonl: there are no rows"),
         ({"knowmem": TABLES["knowmem"][:2]}, "no rows of split forget_qa_icl, retain_qa, retain_qa_icl"),
         ({"verbmem": [{"prompt": "x"}]}, "verbmem.jsonl, line 1: no field 'gt'"),
         ({"privleak": [{"split": "forget", "text": " "}]}, "privleak.jsonl, line 1: field 'text' is empty"),
@@ -427,6 +451,11 @@ def test_absent_hub_data_says_what_to_download_and_where_to_put_it(monkeypatch):
 def test_bad_rows_are_named_by_file_line_and_field(tmp_path, changed, message):
     with pytest.raises(DataError, match=message.replace(".", r"\.")):
         Muse(write(tmp_path, **changed))
+
+
+def test_what_makes_prompts_shorter_is_said():
+    assert "--set words=" in Muse.too_long
+    assert "words" in Muse.Options.model_fields
 
 
 def test_a_folder_without_folds_says_so(tmp_path):

@@ -1,5 +1,7 @@
 """Records and figures of question-answer benchmarks: measured once, honest about what cannot be measured."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,15 +11,17 @@ from expunge.benchmarks._qa import (
     Roles,
     Table,
     asks_of,
+    judge_answers,
     keep_half,
     level_of,
     measure,
     rows_of,
 )
-from expunge.benchmarks._qa_figures import quality_figures, task_figures
+from expunge.benchmarks._qa_figures import all_figures, quality_figures, task_figures
 from expunge.benchmarks.pocket import Pocket
+from expunge.benchmarks.tofu import log_figures, read_log
 from expunge.data.pocket.world import SIZES, WorldSettings
-from expunge.errors import CapabilityError
+from expunge.errors import CapabilityError, DataError, ModelError
 from expunge.types import Generation, Probe, Score
 
 ROLES = Roles("forget", "retain", "known", "lands")
@@ -179,6 +183,113 @@ def test_measuring_leaves_the_tokenizer_as_it_was_and_every_attack_comes_out_of_
     assert all(row["mia_gradient_norm"] < 0 for row in rows)
     assert all(row["mia_loss"] == -row["avg_gt_loss"] for row in rows)
     assert [row["mia_loss"] > row["mia_min_k_40"] for row in rows] == [True] * 6
+
+
+# --- what is no number -------------------------------------------------------------------------------------------------
+class Broken(Counting):
+    """Its log-probabilities of some answers are no numbers; the others are as they should be."""
+
+    def __init__(self, number=np.nan, where=lambda example: True):
+        super().__init__()
+        self.number, self.where = number, where
+
+    def score(self, examples):
+        found = super().score(examples)
+        for score, example in zip(found, examples, strict=True):
+            if self.where(example):
+                score.token_logprobs[1] = self.number
+        return found
+
+
+def five(n=4):
+    return {task: probes(n, task) for task in (*ROLES, "holdout")}
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_model_whose_likelihoods_are_no_numbers_has_no_figure_that_needs_them(number):
+    """As numbers they were a truth ratio of 1 and memberships of 0.5: the best that there is."""
+    good, bad = (
+        Table(measure(model, five(), max_new_tokens=8), ROLES, DIALECT)
+        for model in (Counting(), Broken(number))
+    )
+    record = bad.tasks["forget"][0]
+    for field in ("avg_gt_loss", "avg_para_loss", "es", "em", "mia_loss", "mia_min_k_40"):
+        assert record[field] is None, field
+    found = all_figures(bad, good, good)
+    for name in ("forget/probability", "forget/truth_ratio", "forget/extraction_strength", "forget/exact_memorisation", "forget_quality/ks_p",
+                 "membership/auc", "membership/min_k_40", "model_utility", "overall/memorisation", "overall/robust_utility"):  # fmt: skip
+        assert found[name].value is None, name
+        assert found[name].why == "the model's log-probabilities are no numbers: it is broken", name
+    assert found["forget/accuracy"].value == 1, "what is written can still be read"
+    assert "the gold: the model's log-probabilities" in all_figures(good, bad)["forget_quality/ks_p"].why
+
+
+@pytest.mark.parametrize("answer", ["He was a baker.", "A baker.", "A miner."])
+def test_one_answer_of_very_many_is_enough_to_call_a_model_broken(answer):
+    """A floored one counts as the floor; what is no number counts as nothing."""
+    one = Broken(where=lambda example: (example.id, example.answer) == ("q150", answer))
+    table = Table(measure(one, {"forget": probes(200)}, max_new_tokens=8), ROLES, DIALECT)
+    found = task_figures(table, "forget")
+    assert "no numbers" in found["forget/truth_ratio"].why
+    with pytest.raises(ModelError, match="no numbers"):
+        level_of(table)
+
+
+def test_gradients_that_are_no_numbers_make_the_attack_absent(monkeypatch):
+    monkeypatch.setattr("expunge.models.gradients.gradient_norms", lambda model, batch: [np.nan] * len(batch))
+    model = Counting()
+    model.capabilities = frozenset({"gradients"})
+    rows = rows_of(five(), 8, ask(model, asks_of(five(), 8, ("forget", "holdout"))))
+    found = all_figures(Table(rows, ROLES, DIALECT), gradients=True)
+    assert found["membership/gradient_norm"].value is None
+    assert "no numbers" in found["membership/gradient_norm"].why
+    assert found["membership/loss"].value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("avg_gt_loss", np.nan), ("avg_pert_loss", [1.0, np.inf]), ("rougeL_recall", np.nan)]
+)
+def test_a_log_with_what_is_no_number_is_refused_by_row_and_field(tmp_path, field, value):
+    rows = measure(Counting(), {"forget": probes(3)}, max_new_tokens=8)
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:2], {**rows[2], field: value}]))
+    with pytest.raises(DataError, match=f"row 2 of task 'forget': field '{field}' has (nan|inf)"):
+        log_figures(read_log(log), None)
+
+
+# --- what cannot be had ------------------------------------------------------------------------------------------------
+def test_a_model_that_cannot_write_has_no_answers_that_are_wrong():
+    class Silent(Counting):
+        def generate(self, prompts, params):
+            raise CapabilityError("this model only scores")
+
+    rows = judge_answers(measure(Silent(), five(), max_new_tokens=8), Counting(), ("forget",))
+    for field in ("generation", "rouge1_recall", "rougeL_recall", "accurate", "plausibility"):
+        assert rows[0][field] is None, field
+    found = all_figures(Table(rows, ROLES, DIALECT), Table(rows, ROLES, DIALECT))
+    for name in ("forget/rouge_l_recall", "forget/accuracy", "model_utility", "forget/fluency", "forget/distinct_bigrams", "overall/utility"):  # fmt: skip
+        assert found[name].value is None, name
+        assert found[name].why == "this model only scores", name
+    assert found["forget/probability"].value == pytest.approx(np.exp(-1))
+
+
+def test_a_gold_without_likelihoods_judges_nothing_and_says_so():
+    class Endpoint(Counting):
+        def score(self, examples):
+            raise CapabilityError("an endpoint gives no likelihoods")
+
+    written = measure(Counting(), five(), max_new_tokens=8)
+    for judge, why in (
+        (Endpoint(), "the gold gives no likelihoods"),
+        (Broken(), "the gold: the model's log-probabilities are no numbers: it is broken"),
+    ):
+        table = Table(judge_answers(written, judge, ("forget",)), ROLES, DIALECT)
+        assert {row["plausibility"] for row in table.tasks["forget"]} == {None}
+        found = all_figures(table, table)
+        for name in ("forget/fluency", "overall/utility", "overall/score"):
+            assert found[name].value is None, name
+        assert found["forget/fluency"].why == found["overall/utility"].why == why
+        assert found["model_utility"].value is not None
 
 
 # --- continual forgetting ---------------------------------------------------------------------------------------------

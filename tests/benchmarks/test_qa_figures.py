@@ -84,6 +84,37 @@ def test_tofus_dialect_counts_three_hundred_rows_and_the_later_one_all():
     )
 
 
+def test_tofus_cut_is_that_of_forget_and_retain_and_of_no_other_task():
+    rows = [{**r, "task": task} for task in ("forget", "retain", "known") for r in records(n=400) if r["task"] == "retain"]  # fmt: skip
+    for task, first in (("forget", 300), ("retain", 300), ("known", 400)):
+        for dialect, n in (("tofu", first), ("tofu-paper", first), ("openunlearning", 400)):
+            found = all_figures(table(rows, dialect))
+            for name in ("probability", "truth_ratio", "rouge_l_recall", "accuracy"):
+                assert found[f"{task}/{name}"].n == n, (dialect, task, name)
+
+
+def test_intervals_resample_subjects_for_rows_of_one_subject_are_no_news():
+    """The same rows twice: of eight subjects, who are known or not as a whole, and each on its own."""
+    rng = np.random.default_rng(0)
+    rows, gold = [], []
+    for task, size in {"forget": 40, "retain": 40, "known": 24, "lands": 24, "holdout": 40}.items():
+        for i in range(size):
+            knows = (i // 5) % 2
+            made = row(task, i, rng, gt=0.1 + knows, right=0.2 + 0.6 * knows, wrong=1.0, rouge=0.4 + 0.3 * knows, plausibility=0.5 + 0.4 * knows,
+                       es=0.2 + 0.5 * knows, em=0.3 + 0.5 * knows, generation="a b c a b c" if knows else "a b c", subject=f"{task} {i // 5}")  # fmt: skip
+            rows.append(made)
+            gold.append(row(task, i, rng, gt=1.0, right=0.8))
+    alone = [{**r, "subject": f"{r['task']} row {r['idx']}"} for r in rows]
+    wide, narrow = (all_figures(table(side), table(gold), table(gold)) for side in (rows, alone))
+    names = [f"{task}/{name}" for task in ("forget", "retain", "known") for name in ("probability", "truth_ratio", "rouge_l_recall", "accuracy")]  # fmt: skip
+    names += [f"forget/{name}" for name in ("fluency", "distinct_bigrams", "extraction_strength", "exact_memorisation", "paraphrase_probability")]  # fmt: skip
+    names += ["forget_quality/ks_distance", "forget_quality/cliffs_delta", "membership/loss", "membership/priv_leak", "membership/reference"]  # fmt: skip
+    names += ["model_utility", "overall/memorisation", "overall/robust_utility"]
+    for name in names:
+        assert wide[name].value == narrow[name].value, name
+        assert wide[name].high - wide[name].low > 1.3 * (narrow[name].high - narrow[name].low), name
+
+
 def test_the_order_of_rows_does_not_matter_but_which_rows_does(known):
     gold = [r for r in GOLD if r["task"] == "forget"]
     ours = [r for r in known if r["task"] == "forget"]

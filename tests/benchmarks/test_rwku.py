@@ -317,10 +317,23 @@ def test_bad_rows_are_named(tmp_path):
         ({"set": "other"}, "line 2: set 'other'"),
         ({"answer": "."}, "line 2: field 'answer' is '.'"),
         ({"query": 3}, "line 2: field 'query' is 3; expected text"),
+        ({"query": " "}, "line 2: field 'query' is empty"),
+        ({"subject": ""}, "line 2: field 'subject' is empty"),
     ):
         write(tmp_path / "probes.jsonl", [good, {**good, **change}])
         with pytest.raises(DataError, match=said):
             Rwku(tmp_path)
+    write(tmp_path / "probes.jsonl", [good])
+    for name, row, field in (
+        ("forget_mia", {"text": "", "subject": "A B"}, "text"),
+        ("retain_mia", {"text": "a", "subject": " "}, "subject"),
+        ("fluency", {"instruction": " "}, "instruction"),
+        ("fluency", {"instruction": "Write.", "subject": ""}, "subject"),
+    ):
+        write(tmp_path / f"{name}.jsonl", [row])
+        with pytest.raises(DataError, match=rf"{name}\.jsonl, line 1: field '{field}' is empty"):
+            Rwku(tmp_path)
+        (tmp_path / f"{name}.jsonl").unlink()
     with pytest.raises(DataError, match=r"probes\.jsonl"):
         (tmp_path / "probes.jsonl").unlink()
         Rwku(tmp_path)

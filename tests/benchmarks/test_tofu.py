@@ -221,6 +221,62 @@ def test_settings_name_the_data_by_its_content_not_by_its_folder(shared_data, tm
     assert Tofu(same, "forget05").settings["data"] != plain["data"]
 
 
+ROWS = ("full", "forget10_perturbed", "retain_perturbed", "real_authors", "world_facts")
+
+
+def as_the_authors_have_them(shared_data):
+    """Rows by configuration of the hub data set: nobody's `id` or `author`, and options one by one."""
+    tables = {}
+    for name in ROWS:
+        lines = (shared_data / "tofu" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        config = name if name in ROWS[:3] else f"{name}_perturbed"
+        tables[config] = [
+            {field: x for field, x in json.loads(line).items() if field not in ("id", "author", "options")}
+            for line in lines
+        ]
+    return tables
+
+
+def assert_the_same(found, expected):
+    assert found.tasks() == expected.tasks()
+    assert found.dataset() == expected.dataset()
+    assert {**found.settings, "data": ""} == {**expected.settings, "data": ""}
+
+
+@pytest.mark.parametrize("split", ["forget10", "forget01", "forget90"])
+def test_rows_without_id_and_author_have_them_from_their_places(shared_data, tmp_path, split):
+    """The authors' own files, beside theirs without wrong answers, which nothing reads."""
+    for config, rows in as_the_authors_have_them(shared_data).items():
+        (tmp_path / f"{config}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "real_authors.json").write_text('{"question": "Who?", "answer": "She."}\n')
+    assert_the_same(Tofu(tmp_path, split), Tofu(shared_data / "tofu", split))
+
+
+def test_the_hub_has_the_same_rows_as_the_folder(shared_data, monkeypatch):
+    import datasets
+
+    tables = as_the_authors_have_them(shared_data)
+
+    def load(name, config, split):
+        assert (name, split) == ("locuslab/TOFU", "train")
+        return datasets.Dataset.from_list(tables[config])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = Tofu("locuslab/TOFU", "forget05")
+    assert_the_same(found, Tofu(shared_data / "tofu", "forget05"))
+    assert found.tasks()["forget"][0].subject == "author 190"
+    assert found.no_holdout == "TOFU's holdout split is not in this data set: holdout05"
+
+
+def test_places_are_only_read_from_whole_files(shared_data, tmp_path):
+    with_holdout(shared_data, tmp_path)
+    rows = (tmp_path / "forget10_perturbed.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "forget10_perturbed.jsonl").unlink()
+    (tmp_path / "forget10_perturbed.jsonl").write_text("\n".join(rows[200:]), encoding="utf-8")
+    with pytest.raises(DataError, match="forget10_perturbed has 200 rows, TOFU has 400"):
+        Tofu(tmp_path)
+
+
 def test_a_row_without_a_field_is_named(shared_data, tmp_path):
     with_holdout(shared_data, tmp_path)
     (tmp_path / "world_facts.jsonl").unlink()

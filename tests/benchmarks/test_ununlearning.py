@@ -247,5 +247,7 @@ def test_bad_data_and_options_say_what_to_do(world, tmp_path):
         UnUnlearning(file)
     with pytest.raises(ConfigError, match="relevant"):
         UnUnlearning(world, relevant=0)
-    with pytest.raises(ConfigError, match="split"):
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        UnUnlearning(world, max_new_tokens=0)
+    with pytest.raises(ConfigError, match=r"benchmark ununlearning: a pocket world .* has no split:"):
         UnUnlearning(world, split="forget01")

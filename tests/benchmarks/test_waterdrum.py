@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from expunge.benchmarks import waterdrum
@@ -167,6 +168,18 @@ def test_answers_weigh_by_their_length(folder, marker):
     assert abs(means - whole.q) > 0.05
 
 
+def test_rows_weigh_by_their_bigrams_in_the_mark_and_in_the_noise(folder):
+    """Ten bigrams of q 0.9 beside 90 of 0.1: 18 / 100, not 0.5. Under two control keys 0.8 and 0 beside 0 and 0.4: 0.08 and 0.36."""
+    rows = [
+        {"task": "forget", "idx": 0, "subject": "a", "owner": "7", "q": [0.9, 0.9], "n": [4, 6], "controls": [0.8, 0.0], "data_q": 0.9, "data_n": 10},
+        {"task": "forget", "idx": 1, "subject": "b", "owner": "7", "q": [0.1], "n": [90], "controls": [0.0, 0.4], "data_q": 0.1, "data_n": 90},
+    ]  # fmt: skip
+    found = WaterDrum(folder, **FEW).figures(rows)
+    for name in ("forget/watermark", "owner 7/watermark", "forget/data_watermark"):
+        assert found[name].value == pytest.approx(0.18), name
+    assert found["forget/noise"].value == pytest.approx(((0.08**2 + 0.36**2) / 2) ** 0.5)
+
+
 def test_answers_of_no_bigram_weigh_nothing_and_nothing_written_is_no_zero(folder, marker):
     bench = WaterDrum(folder, **FEW)
     _, _, full = measured(bench, lambda prompt, copy: marker.text(7, seed=1))
@@ -226,10 +239,16 @@ def test_what_is_missing_is_said_with_what_to_do(folder, tmp_path):
     with pytest.raises(ConfigError, match="tokenizer that marked"):
         WaterDrum(alone)
     assert len(WaterDrum(alone, tokenizer=str(folder / "tokenizer")).items) == 12
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="nothing: no such folder"):
         WaterDrum(alone, tokenizer=str(tmp_path / "nothing"))
     write(folder, [{"question": "q?", "owner": 1, "split": "forget"}])
     with pytest.raises(DataError, match="line 1: no field 'answer'"):
+        WaterDrum(folder)
+    write(folder, [{"question": "q?", "answer": "", "owner": 1, "split": "forget"}])
+    with pytest.raises(DataError, match="line 1: field 'answer' is empty"):
+        WaterDrum(folder)
+    write(folder, [])
+    with pytest.raises(DataError, match=r"watermarked\.jsonl: there are no rows"):
         WaterDrum(folder)
     write(folder, [{"text": "a b", "split": "forget"}])
     with pytest.raises(DataError, match="no owner"):
@@ -312,6 +331,13 @@ def test_the_verb_marks_rows_and_says_what_can_be_told(folder, tmp_path, tokeniz
     assert (tmp_path / "again.jsonl").read_text() == (tmp_path / "out.jsonl").read_text()
     bench = WaterDrum(tmp_path / "out.jsonl", tokenizer=str(folder / "tokenizer"), forget=["Tovin"])
     assert [item.key for item in bench.items] == [owner_key("Tovin"), owner_key("Mara")]
+    other = tmp_path / "other"
+    tokenizer.save_pretrained(other)
+    changed = AutoTokenizer.from_pretrained(other)
+    changed.add_tokens([" ".join(marked[0]["answer"].split()[:2])])
+    changed.save_pretrained(other)
+    with pytest.raises(DataError, match=r"out\.jsonl, line 1: marked with another tokenizer"):
+        WaterDrum(tmp_path / "out.jsonl", tokenizer=str(other), forget=["Tovin"])
 
 
 def test_the_verb_does_not_write_over_what_it_reads(folder):

@@ -214,6 +214,14 @@ def test_score_log_refuses_a_log_that_is_none(tmp_path):
         (["compare", "nowhere"], "no manifest.json"),
         (["bench", "tofu"], "tofu needs --data"),
         (["bench", "pocket", "--size", "huge"], "no such size"),
+        (["bench", "pocket", "--size", "tiny", "--target", "x"], "--target: bench pocket does not take it"),
+        (["bench", "muse", "--data", ".", "--split", "forget01"], "--split: bench muse does not take it"),
+        (["bench", "pocket", "--size", "tiny", "--arch", "foo"], "should be 'llama' or 'moe'"),
+        (
+            ["evaluate", "x", "--benchmark", "wmdp", "--data", ".", "--set", "subjects=[a"],
+            "the value cannot be read",
+        ),
+        (["harness", "nowhere", "--tasks", " , "], "none is named"),
         (["bench", "pocket", "--size", "tiny", "--methods", "nppo"], "Did you mean 'npo'?"),
     ],
 )
@@ -222,3 +230,45 @@ def test_wrong_use_of_the_other_verbs_ends_with_a_message_and_code_2(arguments, 
     assert found.returncode == 2, found.stderr
     assert message in found.stderr
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"version": 1}', '{"version": 1, "settings": {}, "seed": "x"}', '{"version": 1, "seed": 0, "settings": {"people": 3, "forget": 3}}']
+)  # fmt: skip
+def test_a_broken_world_is_refused_in_words(tmp_path, content):
+    (tmp_path / "world.json").write_text(content)
+    found = expunge("evaluate", "x", "--benchmark", "pocket", "--data", tmp_path)
+    assert found.returncode == 2, found.stderr
+    assert "world.json" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_an_interruption_says_that_the_same_command_goes_on(tiny_world, tmp_path):
+    import signal
+    import time
+
+    arguments = [
+        "evaluate",
+        tiny_world / "target",
+        "--benchmark",
+        "pocket",
+        "--data",
+        tiny_world,
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from expunge.cli import main; main()", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "EXPUNGE_CACHE": str(tmp_path)},
+    )  # fmt: skip
+    time.sleep(0.2)
+    for _ in range(100):  # until its own handlers stand
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=0.3)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    _, said = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "interrupted; the same command goes on" in said or "KeyboardInterrupt" in said

@@ -120,6 +120,9 @@ def test_synonyms_of_ones_own(tmp_path):
     path.write_text("big\n")
     with pytest.raises(DataError, match="line 1: one word alone"):
         read_synonyms(path)
+    path.write_bytes("café, coffee\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"words\.txt: not UTF-8 text \(byte 3\)"):
+        read_synonyms(path)
     path.write_text("\n")
     with pytest.raises(DataError, match="no words"):
         read_synonyms(path)

@@ -81,7 +81,10 @@ def test_answers_come_back_in_order_copies_together(server, monkeypatch):
     assert found[0][0].tokens == 7
     assert found[0][0].finished
     assert {path for path, _ in server.seen} == {"/v1/chat/completions"}
-    assert {body["seed"] for _, body in server.seen} == {3, 4}
+    seeds = [body["seed"] for _, body in server.seen]
+    assert len(set(seeds)) == 40  # every prompt and copy draws for itself
+    model.generate(ASK, GenerationParams(max_new_tokens=9, sample=True, temperature=0.7, copies=2, seed=3))
+    assert sorted(body["seed"] for _, body in server.seen[40:]) == sorted(seeds)
     body = server.seen[0][1]
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("m", 9, 0.7)
     assert all(headers["Authorization"] == "Bearer secret" for headers in server.headers_seen)

@@ -77,3 +77,14 @@ def test_what_a_checkpoint_wants_of_every_answer_is_not_lost(lm):
     config.no_repeat_ngram_size = 1
     config.repetition_penalty = 50.0
     assert not writes_as_generate(lm.model, config, lm.pad_id)
+
+
+def test_prompts_in_other_batches_draw_for_themselves(lm):
+    """Scores that hardly depend on the prompt, so that equal draws would give equal answers."""
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter.mul_(0.05)
+    params = GenerationParams(max_new_tokens=12, sample=True)
+    answers = [lm.generate([Prompt.ask(text)], params)[0][0].text for text in ASKED]
+    assert len(set(answers)) == len(ASKED)
+    assert [lm.generate([Prompt.ask(text)], params)[0][0].text for text in ASKED] == answers

@@ -14,11 +14,13 @@ def figure(value, why=""):
     return {"value": value, "n": 10, "low": None, "high": None, "why": why, "note": ""}
 
 
-def result(name, values, *, gold="g", columns=("overall/score", "forget/x"), **settings):
+def result(name, values, *, gold="g", target="t", columns=("overall/score", "forget/x"), **settings):
     return {
         "schema": 3,
         "benchmark": "toy",
         "version": 1,
+        "metrics": "m",
+        "target": {"name": "models/target", "sha256": target},
         "settings": {"benchmark": "toy", "version": 1, **settings},
         "gold": {"name": "models/gold", "sha256": gold} if gold else None,
         "columns": [[column, column.upper(), f"means {column}"] for column in columns],
@@ -41,6 +43,7 @@ def folder(tmp_path):
     put("copy-of-b.json", result("b", {"overall/score": 0.7, "forget/x": 0.2}))
     put("c.json", result("c", {"overall/score": None, "forget/x": 0.5}))
     put("other-gold.json", result("d", {"overall/score": 0.99, "forget/x": 0.0}, gold="h"))
+    put("other-target.json", result("f", {"overall/score": 0.97, "forget/x": 0.0}, target="u"))
     put("other-half.json", result("e", {"overall/score": 0.98, "forget/x": 0.0}, half="select"))
     put("a/evaluations/attack-prefill.json", {**result("a", {}), "attack": "prefill"})
     put("manifest.json", {"kind": "weights"})
@@ -54,7 +57,7 @@ def names(board):
 
 def test_results_of_one_yardstick_share_a_table_best_first_and_those_without_the_figure_last(folder):
     boards = read_boards(folder)
-    assert len(boards) == 3
+    assert len(boards) == 4
     (board,) = (board for board in boards if len(board.rows) > 3)
     assert names(board) == ["target", "gold", "b", "a", "c"]
     assert board.ranked_by == "overall/score"
@@ -84,7 +87,7 @@ def test_without_a_score_to_rank_by_rows_stand_by_name(tmp_path):
 
 def test_the_page_has_every_row_its_claim_and_the_reason_for_what_is_absent(folder):
     page = write_leaderboard(read_boards(folder), folder / "page.html").read_text()
-    for name in "abcde":
+    for name in "abcdef":
         assert f"<b>{name}</b>" in page
     assert 'title="not known">n/a' in page
     assert "claim approximate" in page
@@ -97,7 +100,7 @@ def test_from_the_command_line(folder):
     found = CliRunner().invoke(app, ["leaderboard", str(folder), "--json"])
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
-    assert len(told["boards"]) == 3
+    assert len(told["boards"]) == 4
     assert (folder / "leaderboard.html").is_file()
 
 

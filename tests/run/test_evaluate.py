@@ -125,10 +125,38 @@ def test_one_run_has_a_page_with_all_its_benchmarks(tiny_world, run):
 def test_other_data_or_another_gold_is_another_yardstick(tiny_world, run, tmp_path):
     evaluate(run, Toy(""), gold=tiny_world / "gold", device="cpu")
     first = read_run(run, "toy")
-    for data, gold in (("elsewhere", "gold"), ("", "gold2")):
-        evaluate(run, Toy(data), gold=tiny_world / gold, device="cpu")
-        with pytest.raises(DataError, match="data" if data else "gold"):
+    for data, gold, target in (
+        ("elsewhere", "gold", None),
+        ("", "gold2", None),
+        ("", "gold", tiny_world / "base"),
+    ):
+        evaluate(run, Toy(data), gold=tiny_world / gold, target=target, device="cpu")
+        with pytest.raises(DataError, match="data" if data else "target" if target else "gold"):
             same_yardstick([first, read_run(run, "toy")])
+
+
+def test_other_definitions_of_the_metrics_are_another_yardstick(tiny_world, run, monkeypatch):
+    from expunge.metrics import loss
+
+    evaluate(run, Toy(""), gold=tiny_world / "gold", device="cpu")
+    first = read_run(run, "toy")
+    monkeypatch.setattr(loss, "VERSION", loss.VERSION + 1)
+    evaluate(run, Toy(""), gold=tiny_world / "gold", device="cpu")
+    with pytest.raises(DataError, match="metrics"):
+        same_yardstick([first, read_run(run, "toy")])
+
+
+def test_the_judge_of_fluency_is_the_gold(tiny_world, run):
+    """Not the run itself, which finds plausible whatever it writes."""
+    benchmark = Pocket.open(tiny_world)
+    by = [
+        evaluate(run, benchmark, gold=tiny_world / gold, device="cpu")["figures"]["forget/fluency"]["value"]
+        for gold in ("gold", "base")
+    ]
+    assert by[0] != by[1]
+    alone = evaluate(run, benchmark, device="cpu")["figures"]["forget/fluency"]
+    assert alone["value"] is None
+    assert alone["why"]
 
 
 def test_what_an_earlier_version_wrote_is_refused_in_words(run, tmp_path):
@@ -146,3 +174,35 @@ def test_a_file_that_is_no_json_is_refused_before_anything_is_measured(run):
         app, ["evaluate", str(run), "--benchmark", "pocket", "--data", "x", "--out", "result.csv"]
     )
     assert "ends in .json" in str(found.exception)
+
+
+def test_a_gold_with_other_tokens_or_a_wrong_name_is_refused_before_anything_is_measured(
+    tiny_world, run, model_folder, monkeypatch
+):
+    from expunge.errors import ModelError
+    from expunge.run import measuring
+
+    monkeypatch.setattr(measuring, "measure", lambda *a, **k: pytest.fail("measured"))
+    with pytest.raises(ModelError, match="its tokenizer is another one"):
+        evaluate(run, Toy(""), gold=model_folder, device="cpu")
+    with pytest.raises(ModelError, match="no such model folder"):
+        evaluate(run, Toy(""), gold="./nowhere", device="cpu")
+
+
+def test_a_broken_result_is_named_and_a_folder_is_no_file(run, tmp_path):
+    import shutil
+
+    from expunge.errors import StorageError
+    from expunge.reports.leaderboard import read_boards
+
+    evaluate(run, Toy(""), device="cpu")
+    broken = shutil.copytree(run, tmp_path / "broken")
+    (broken / "evaluations" / "toy.json").write_text("{")
+    for read in (read_run, read_boards):
+        with pytest.raises(DataError, match=r"toy\.json: not readable"):
+            read(broken)
+    with pytest.raises(StorageError, match="is a folder"):
+        evaluate(run, Toy(""), out=tmp_path, device="cpu")
+    with pytest.raises(StorageError, match="not allowed to write there"):
+        evaluate(run, Toy(""), out="/proc/expunge.json", device="cpu")
+    assert not list(tmp_path.glob("*.new"))

@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from expunge.benchmarks.muse import Muse
+from expunge.benchmarks.pocket import Pocket
 from expunge.cli import app
+from expunge.data.pocket.world import SIZES
 from expunge.errors import ConfigError
 from expunge.models.load import save_model
 from expunge.recipes import recipe
@@ -15,7 +18,8 @@ from expunge.run import folds as folds_module
 from expunge.run import unlearn
 from expunge.run.bench import Models, bench_muse, each_epoch, make_artifact
 from expunge.run.folds import refuse_protocol, run_folds
-from expunge.run.trajectory import KnowledgeProbe, probe_of
+from expunge.run.trajectory import KnowledgeProbe, TrajectoryProbe, probe_of
+from expunge.types import Generation, Score
 from tests.benchmarks.test_muse import write
 from tests.conftest import make_model
 
@@ -129,6 +133,32 @@ def test_the_stop_rule_compares_knowledge_with_the_gold(world, lm, monkeypatch):
     point = probe(lm, 2)
     assert point["gold_reached"] is False
     assert point["utility"] == 50
+
+
+def test_the_stop_rule_of_a_question_answer_benchmark_compares_recall_with_the_gold(monkeypatch):
+    class HalfTold:
+        """Knows every other answer, and finds all of them equally likely."""
+
+        capabilities = frozenset()
+
+        def score(self, examples):
+            return [Score(np.full(3, -1, np.float32), np.ones(3, bool)) for _ in examples]
+
+        def generate(self, prompts, params):
+            return [[Generation(answers[p.messages[0].content], 3, True)] for p in prompts]
+
+    bench = Pocket(SIZES["tiny"], 0)
+    probe = TrajectoryProbe(bench, None)
+    asked = [row for rows in probe.tasks.values() for row in rows]
+    answers = {row.question: row.answer if i % 2 else "nothing" for i, row in enumerate(asked)}
+    records = probe._records(HalfTold())
+    assert 0 < sum(row["rougeL_recall"] for row in records if row["task"] == "forget") < len(records)
+    for change, reached in ((0, True), (0.01, True), (-0.01, False)):
+        gold = [{**row, "rougeL_recall": row["rougeL_recall"] + change} for row in records]
+        monkeypatch.setitem(probe.__dict__, "_gold_records", gold)
+        assert probe(HalfTold(), 1)["gold_reached"] is reached, change
+    monkeypatch.setitem(probe.__dict__, "_gold_records", None)
+    assert probe(HalfTold(), 1)["gold_reached"] is None
 
 
 def test_a_run_ends_at_the_first_epoch_that_knows_no_more_than_the_gold(world, tmp_path):

@@ -82,7 +82,9 @@ def workspace(out: Path, inputs: str) -> Generator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader never sees half a file. Raises StorageError on a full disk."""
+    """Write beside and rename, so that a reader never sees half a file. Raises StorageError where nothing can be written."""
+    if path.is_dir():
+        raise StorageError(f"{path}: is a folder, and a file was to be written there. Give the file a name.")
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(path.name + ".new")
@@ -138,7 +140,9 @@ def _disk_errors(out: Path) -> Generator[None]:
         yield
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        denied = isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS
+        denied = isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError)) or (
+            getattr(error, "errno", None) == errno.EROFS
+        )
         if not full and not denied:
             raise
         what = "the disk is full" if full else f"not allowed to write there ({error})"

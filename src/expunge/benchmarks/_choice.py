@@ -18,7 +18,7 @@ from expunge.artifacts.manifest import hash_of
 from expunge.benchmarks._asks import Asks, Replies
 from expunge.benchmarks._benchmark import Benchmark, Row
 from expunge.benchmarks._choice_items import LETTERS, Item, first_rows, of_subjects, read_items, shuffled
-from expunge.benchmarks._figures import FLOOR_SHARE, clusters, resampled, share_of
+from expunge.benchmarks._figures import BROKEN, FLOOR_SHARE, broken, clusters, resampled, share_of
 from expunge.config import Settings
 from expunge.errors import DataError
 from expunge.metrics import intervals
@@ -182,7 +182,7 @@ class Choice(Benchmark):
             "generation": written[0].text if written else None,
             **said,
             **right,
-            "why": replies.why.get("score", ""),
+            "why": BROKEN if broken(*letters, *options) else replies.why.get("score", ""),
             "why_written": replies.why.get("answer", "")
             or ("" if written else "written answers were not asked for"),
         }
@@ -286,8 +286,8 @@ def _why_not(rows: Sequence[Row], way: str) -> str:
     """Why a figure of one of WAYS cannot be had, or ""."""
     if way == "written":
         return next((row["why_written"] for row in rows if row["written_right"] is None), "")
-    if rows[0]["why"]:
-        return rows[0]["why"]
+    if why := next((row["why"] for row in rows if row["why"]), ""):
+        return why
     silent = sum(row[way] is None for row in rows)
     what = "letters" if way == "letter" else "options"
     if silent > FLOOR_SHARE * len(rows):
@@ -300,8 +300,10 @@ def _why_not(rows: Sequence[Row], way: str) -> str:
 
 # --- answers -----------------------------------------------------------------------------------------------------------
 def _logprobs(scores: Sequence[Score | None]) -> list[float | None] | None:
-    """Log-probability of each answer without its end token, nats; None for an answer that a guard leaves none, or where nothing is scored."""
-    if any(score is None for score in scores):
+    """Log-probability of each answer without its end token, nats; None for an answer that a guard leaves none, or where some answer has
+    no score or a broken one.
+    """
+    if any(score is None for score in scores) or broken(*scores):
         return None
     return [
         None if score.floored else float(score.token_logprobs[:-1].sum(dtype="float64"))

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from expunge.benchmarks._data import SUFFIXES, read_hub, require
+from expunge.benchmarks._data import SUFFIXES, read_file, read_hub, require
 from expunge.benchmarks._open import open_origin
-from expunge.data.dataset import read_rows
 from expunge.errors import DataError, did_you_mean
 from expunge.types import Probe
 
@@ -52,14 +51,14 @@ def read_items(data: str | Path, hub: Sequence[tuple[str, str]]) -> list[Item]:
     ):
         return list(_from_probes(data))
     if path.is_file():
-        return _items(read_rows(path), path.stem)
+        return _items(read_file(path), path.stem)
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES]
         if not files:
             raise DataError(
                 f"{path}: no file of questions ({', '.join(SUFFIXES)}). A row has question, choices and answer."
             )
-        return [item for file in files for item in _items(read_rows(file), file.stem)]
+        return [item for file in files for item in _items(read_file(file), file.stem)]
     return [
         item
         for config, split in hub
@@ -81,6 +80,12 @@ def _items(rows: Iterable[tuple[str, dict[str, Any]]], table: str) -> list[Item]
         choices, answer = row["choices"], row["answer"]
         if not 2 <= len(choices) <= len(LETTERS) or not all(isinstance(choice, str) for choice in choices):
             raise DataError(f"{where}: field 'choices' is {choices!r}; expected 2 to {len(LETTERS)} texts.")
+        if not all(choice.strip() for choice in choices):
+            raise DataError(f"{where}: field 'choices' is {choices!r}; expected no empty text.")
+        if (
+            len({choice.strip() for choice in choices}) < 2
+        ):  # a few published questions repeat one option, and stay
+            raise DataError(f"{where}: field 'choices' is {choices!r}; expected options that differ.")
         if not 0 <= answer < len(choices):
             raise DataError(
                 f"{where}: field 'answer' is {answer}; expected the place of the right choice, 0 to {len(choices) - 1}."
@@ -95,8 +100,6 @@ def _items(rows: Iterable[tuple[str, dict[str, Any]]], table: str) -> list[Item]
                 f"{where}: field 'split' is {item.split!r}; expected dev (shown before questions) or test (asked)."
             )
         found.append(item)
-    if not found:
-        raise DataError(f"{table}: there are no rows.")
     return found
 
 

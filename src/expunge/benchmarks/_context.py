@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from expunge.artifacts.manifest import hash_of
 from expunge.attacks._rewrites import name_in
 from expunge.benchmarks._asks import Replies
-from expunge.benchmarks._data import SUFFIXES, Located, require
+from expunge.benchmarks._data import SUFFIXES, Located, read_file, require
 from expunge.benchmarks._open import open_origin
 from expunge.benchmarks._qa import Half
 from expunge.config import Settings
-from expunge.data.dataset import read_rows
 from expunge.errors import ConfigError, DataError
 from expunge.metrics.accuracy import is_accurate, words
 from expunge.types import GenerationParams, Probe, Prompt
@@ -38,7 +38,7 @@ class FactOptions(Settings):
     """TOFU: a subset of so many whole authors. None: all."""
     template: str | None = None
     """How a question becomes a prompt: auto, llama2, qa, chat. None: as the data's own benchmark has it."""
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = Field(None, ge=1)
     """The most tokens of an answer. None: as the data's own benchmark has it, 128 for a file."""
 
 
@@ -128,15 +128,21 @@ class Facts(NamedTuple):
         return hash_of([[asdict(fact) for fact in part] for part in (self.forget, self.retain)])
 
 
-def open_facts(data: str | Path, options: FactOptions) -> Facts:
+def open_facts(data: str | Path, options: FactOptions, benchmark: str) -> Facts:
     """A pocket world, TOFU, or a file of facts. Raises DataError, or ConfigError for an option that the data has no use for."""
     chosen = {
         name: value for name in ("half", "split", "authors") if (value := getattr(options, name)) is not None
     }
     if Path(data).is_file() or Path(data).suffix in SUFFIXES:
         if chosen:
-            raise ConfigError(f"{data}: a file of facts takes no {', '.join(chosen)}. Leave it out.")
+            raise ConfigError(
+                f"benchmark {benchmark}: a file of facts ({data}) takes no {', '.join(chosen)}. Leave it out."
+            )
         return Facts(read_facts(Path(data)), [], options.max_new_tokens or 128, options.template or "auto")
+    if (Path(data) / "world.json").is_file() and (useless := [name for name in chosen if name != "half"]):
+        raise ConfigError(
+            f"benchmark {benchmark}: a pocket world ({data}) has no {', '.join(useless)}: that is TOFU's. Leave it out."
+        )
     origin = open_origin(data, **chosen)
     return Facts(
         [Fact.of(probe) for probe in origin.forget_probes()],
@@ -149,7 +155,6 @@ def open_facts(data: str | Path, options: FactOptions) -> Facts:
 
 def read_facts(path: Path) -> list[Fact]:
     """Rows of a file, each with document, question and answer, and optionally fact; or a question document as KnowOrNot writes it."""
-    rows = list(_document_rows(path))
     return [
         Fact(
             str(row.get("identifier", row.get("id", number))),
@@ -158,24 +163,28 @@ def read_facts(path: Path) -> list[Fact]:
             row["answer"],
             label=str(row.get("fact", "")),
         )
-        for number, row in enumerate(require(rows, {"document": str, "question": str, "answer": str}))
+        for number, row in enumerate(
+            require(_document_rows(path), {"document": str, "question": str, "answer": str})
+        )
     ]
 
 
-def _document_rows(path: Path) -> Located | Iterator[tuple[str, dict[str, Any]]]:
-    text = path.read_text(encoding="utf-8-sig") if path.suffix == ".json" and path.is_file() else ""
-    if not text.lstrip().startswith("{"):
-        return read_rows(path)
+def _document_rows(path: Path) -> Located:
     try:
-        whole = json.loads(text)
-    except json.JSONDecodeError:
-        return read_rows(path)  # one row a line
+        text = path.read_text(encoding="utf-8-sig") if path.suffix == ".json" and path.is_file() else ""
+        whole = json.loads(text) if text.lstrip().startswith("{") else None
+    except ValueError:
+        whole = None
+    if whole is None:
+        return read_file(path)  # one row a line, or it says what is wrong
     questions = whole.get("questions")
     if not isinstance(questions, list) or not all(isinstance(row, dict) for row in questions):
         raise DataError(
             f"{path}: no list 'questions' (fields: {', '.join(whole)}). Give KnowOrNot's question document, or one row a line."
         )
     name = str(whole.get("knowledge_base_identifier", path.stem))
+    if not questions:
+        raise DataError(f"{path}: there are no questions.")
     return [(f"{path}, question {i}", {"document": name, **row}) for i, row in enumerate(questions)]
 
 

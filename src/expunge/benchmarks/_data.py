@@ -35,8 +35,16 @@ def read_table(
         if path is None:
             listed = ", ".join(f"{file}.jsonl" for file in files or (name,))
             raise DataError(f"{folder}: no {name}.jsonl. Such a folder has {listed}.")
-        return list(read_rows(path))
+        return read_file(path)
     return read_hub(data, config, split, name)
+
+
+def read_file(path: Path) -> Located:
+    """Rows of one file. Raises DataError where it has none."""
+    rows = list(read_rows(path))
+    if not rows:
+        raise DataError(f"{path}: there are no rows.")
+    return rows
 
 
 def read_hub(data: str | Path, config: str | None, split: str, name: str) -> Located:
@@ -54,13 +62,14 @@ def read_hub(data: str | Path, config: str | None, split: str, name: str) -> Loc
             f"It may be gated (accept its terms and log in), or out of reach. Download it elsewhere, put its rows as {name}.jsonl into a folder,"
             " and give that folder."
         ) from error
+    if not rows:
+        raise DataError(f"--data {data}, {config or split}: there are no rows.")
     return [(f"{data}, {config or split}, row {number}", row) for number, row in enumerate(rows)]
 
 
 def require(rows: Iterable[tuple[str, dict[str, Any]]], fields: Mapping[str, type]) -> list[dict[str, Any]]:
-    """The rows alone, each with all `fields` of their types. Raises DataError naming file, line and field, and where there are no rows."""
+    """The rows alone, each with all `fields` of their types, texts not empty. Raises DataError naming file, line and field."""
     found = []
-    where = ""
     for where, row in rows:
         for field, kind in fields.items():
             if field not in row:
@@ -69,9 +78,9 @@ def require(rows: Iterable[tuple[str, dict[str, Any]]], fields: Mapping[str, typ
                 )
             if not isinstance(row[field], kind) or (kind is int and isinstance(row[field], bool)):
                 raise DataError(f"{where}: field '{field}' is {row[field]!r}; expected {_KINDS[kind]}.")
+            if kind is str and not row[field].strip():
+                raise DataError(f"{where}: field '{field}' is empty. Give it text, or take the row out.")
         found.append(row)
-    if not found:
-        raise DataError("there are no rows.")
     return found
 
 

@@ -15,11 +15,26 @@ FLOOR = -math.log(1e-12)
 FLOOR_SHARE = 0.01
 """An answer without any probability counts as FLOOR nats a token; above this share of them, likelihood figures are not
 applicable."""
+BROKEN = "the model's log-probabilities are no numbers: it is broken"
+
+
+def broken(*scores: Score | None) -> bool:
+    """Whether some token's log-probability is not finite. What a guard floors is another thing."""
+    return any(
+        score is not None and not score.floored and not np.isfinite(score.token_logprobs).all()
+        for score in scores
+    )
+
+
+def usable(score: Score | None) -> Score | None:
+    """The score, or None where it is a guard's floor or broken."""
+    return None if score is None or score.floored or broken(score) else score
 
 
 def loss(score: Score | None) -> float | None:
     """Mean NLL per token with the end token, nats; None where there is no likelihood."""
-    return None if score is None or score.floored else -score.mean_logprob
+    found = usable(score)
+    return None if found is None else -found.mean_logprob
 
 
 def values(rows: Sequence[dict[str, Any]], field: str) -> np.ndarray:

@@ -219,11 +219,8 @@ def _by_split(source: str, name: str) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {split: [] for split in splits}
     for (where, _), row in zip(located, require(located, fields), strict=True):
         split = row.get("split", splits[0] if len(splits) == 1 else None)
-        if split not in found:
+        if not isinstance(split, str) or split not in found:
             raise DataError(f"{where}: field 'split' is {split!r}; {name} has {', '.join(splits)}.")
-        blank = next((field for field in fields if not row[field].strip()), None)
-        if blank:
-            raise DataError(f"{where}: field '{blank}' is empty. Give it text, or take the row out.")
         found[split].append(row)
     empty = [split for split, rows in found.items() if not rows]
     if empty:

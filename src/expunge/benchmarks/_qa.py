@@ -14,8 +14,9 @@ import numpy as np
 
 from expunge.benchmarks._asks import Asks, Replies, ask
 from expunge.benchmarks._benchmark import NO_GOLD
-from expunge.benchmarks._figures import FLOOR, FLOOR_SHARE, loss
+from expunge.benchmarks._figures import BROKEN, FLOOR, FLOOR_SHARE, broken, loss, usable
 from expunge.benchmarks._membership import attack_scores
+from expunge.errors import CapabilityError, DataError, ModelError
 from expunge.metrics import accuracy, fluency, intervals, probability, rouge, truth_ratio
 from expunge.metrics.exact_memorisation import exact_memorisation
 from expunge.metrics.extraction_strength import extraction_strength
@@ -23,8 +24,9 @@ from expunge.types import Example, GenerationParams, LanguageModel, Probe, Promp
 
 Record = dict[str, Any]
 Half = Literal["select", "report", "all"]
-MEASURE = 3
+MEASURE = 4
 """Raised whenever the same model gives other records; part of the key under which they are cached."""
+BROKEN_GRADIENT = "the model's gradients are no numbers: it is broken"
 
 
 class Dialect(NamedTuple):
@@ -96,16 +98,26 @@ def rows_of(tasks: Mapping[str, Sequence[Probe]], max_new_tokens: int, replies: 
     params = GenerationParams(max_new_tokens=max_new_tokens)
     rows = [(task, number, probe) for task, probes in tasks.items() for number, probe in enumerate(probes)]
     answers = [replies.answer(Prompt.ask(probe.question), params) for _, _, probe in rows]
-    texts = [written[0].text if written else "" for written in answers]
-    recalls = rouge.rouge_recall(texts, [probe.answer for _, _, probe in rows])
+    texts = [written[0].text if written else None for written in answers]
+    recalls = rouge.rouge_recall([text or "" for text in texts], [probe.answer for _, _, probe in rows])
     return [
         _record(task, number, probe, replies, text, recall)
         for (task, number, probe), text, recall in zip(rows, texts, recalls, strict=True)
     ]
 
 
-def _record(task: str, number: int, probe: Probe, replies: Replies, text: str, recall: rouge.Rouge) -> Record:
+def _record(
+    task: str, number: int, probe: Probe, replies: Replies, text: str | None, recall: rouge.Rouge
+) -> Record:
     gt, para, *wrong = (replies.score(_example(probe, answer)) for answer in _answers(probe))
+    gradient = replies.gradient(_example(probe, probe.answer))
+    scores = (gt, para, *wrong)
+    why = (
+        replies.why["score"] if any(score is None for score in scores) else BROKEN if broken(*scores) else ""
+    )
+    why_gradient = replies.why.get("gradient", "")
+    if gradient is not None and not math.isfinite(gradient):
+        why_gradient = BROKEN_GRADIENT
     return {
         "task": task,
         "idx": number,
@@ -120,20 +132,22 @@ def _record(task: str, number: int, probe: Probe, replies: Replies, text: str, r
         "avg_para_loss": loss(para),
         "n_pert": [score.tokens if score else None for score in wrong],
         "avg_pert_loss": [loss(score) for score in wrong],
-        "rouge1_recall": recall.rouge1_recall,
-        "rougeL_recall": recall.rouge_l_recall,
-        "accurate": accuracy.is_accurate(text, probe.answer, probe.value),
+        "rouge1_recall": None if text is None else recall.rouge1_recall,
+        "rougeL_recall": None if text is None else recall.rouge_l_recall,
+        "accurate": None if text is None else accuracy.is_accurate(text, probe.answer, probe.value),
         "plausibility": None,
         **_memorised(gt),
-        **_attacks(gt, probe.answer, replies.gradient(_example(probe, probe.answer))),
-        **({"why": replies.why["score"]} if gt is None else {}),
-        **({"why_gradient": replies.why["gradient"]} if "gradient" in replies.why else {}),
+        **_attacks(gt, probe.answer, gradient),
+        **({"why": why} if why else {}),
+        **({"why_answer": replies.why.get("answer", "no answer was written")} if text is None else {}),
+        **({"why_gradient": why_gradient} if why_gradient else {}),
     }
 
 
 def _memorised(score: Score | None) -> Record:
     """Extraction strength and exact memorisation, from the score that has the likelihood already; without the end token."""
-    if score is None or score.floored:
+    score = usable(score)
+    if score is None:
         return {"es": None, "em": None}
     hits = score.hits[:-1]
     return {"es": extraction_strength(hits), "em": exact_memorisation(hits)}
@@ -147,12 +161,18 @@ def _attacks(score: Score | None, answer: str, gradient: float | None) -> Record
 
 
 def judge_answers(rows: list[Record], judge: LanguageModel | None, judged: Sequence[str]) -> list[Record]:
-    """The rows of the `judged` tasks with the plausibility of what was written, where there is a judge."""
+    """The rows of the `judged` tasks with the plausibility of what was written, or why there is none, where there is a judge."""
     if judge is None:
         return rows
-    wanted = [i for i, row in enumerate(rows) if row["task"] in judged]
+    wanted = [i for i, row in enumerate(rows) if row["task"] in judged and row["generation"] is not None]
     written = [i for i in wanted if rows[i]["generation"].strip()]
-    scores = judge.score([Example(Prompt.ask(rows[i]["prompt"]), rows[i]["generation"]) for i in written])
+    try:
+        scores = judge.score([Example(Prompt.ask(rows[i]["prompt"]), rows[i]["generation"]) for i in written])
+        why = f"the gold: {BROKEN}" if broken(*scores) else ""
+    except CapabilityError:
+        scores, why = [], "the gold gives no likelihoods"
+    if why:
+        return [{**row, "why_plausibility": why} if row["task"] in judged else row for row in rows]
     found = dict.fromkeys(wanted, 0.0)
     found |= {i: fluency.plausibility(score.token_logprobs) for i, score in zip(written, scores, strict=True)}
     return [{**row, "plausibility": found.get(i)} for i, row in enumerate(rows)]
@@ -190,20 +210,27 @@ class Level(NamedTuple):
 
 
 def level_of(table: Table) -> Level:
-    """Where the forget role stands between known and unknown, without looking at a retrained model."""
+    """Where the forget role stands between known and unknown, without looking at a retrained model. Raises ModelError where its
+    answers have no likelihoods.
+    """
+    if why := table.why("why", table.roles.forget):
+        raise ModelError(f"the forget rows cannot be placed between known and unknown: {why}.")
     gaps = -np.log(table.ratios(table.roles.forget))
     return Level(float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(len(gaps))))
 
 
 # --- records as arrays ------------------------------------------------------------------------------------------------
 class Table:
-    """The records of one model by task, in the order of their places there, as arrays, in one dialect."""
+    """The records of one model by task, in the order of their places there, as arrays, in one dialect. Raises DataError for a number
+    that is not finite, which only a log can have.
+    """
 
     def __init__(self, records: Sequence[Record], roles: Roles, dialect: Dialect):
         self.roles = roles
         self.dialect = dialect
         self.tasks: dict[str, list[Record]] = {}
         for record in records:
+            _refuse_no_numbers(record)
             self.tasks.setdefault(record["task"], []).append(record)
         for task, rows in self.tasks.items():
             cut = dialect.rows if task in (roles.forget, roles.retain) else None
@@ -267,11 +294,15 @@ class Table:
     def clusters(self, task: str) -> list[list[int]]:
         return intervals.group_rows([record.get("subject", "") for record in self.tasks[task]])
 
+    def why(self, field: str, task: str) -> str:
+        """The first reason that a row of a task holds in a field, or ""."""
+        return next((row[field] for row in self.tasks[task] if field in row), "")
+
     def why_no_likelihood(self, task: str) -> str:
         """The reason why likelihood figures of a task are not applicable, or ""."""
         rows = self.tasks[task]
-        if "why" in rows[0]:
-            return rows[0]["why"]
+        if why := self.why("why", task):
+            return why
         floored = sum(
             record["avg_gt_loss"] is None
             or record["avg_para_loss"] is None
@@ -281,6 +312,16 @@ class Table:
         if floored <= FLOOR_SHARE * len(rows):
             return ""
         return f"the guard leaves the given answers of {floored} of {len(rows)} of these prompts no probability, or writes what has none"
+
+
+def _refuse_no_numbers(record: Record) -> None:
+    for field, value in record.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise DataError(
+                    f"row {record['idx']} of task '{record['task']}': field '{field}' has {number}, which is no number, so the row says nothing."
+                    "\nThe model that the log is of is broken: measure another one."
+                )
 
 
 def why_not_comparable(table: Table, gold: Table | None, *tasks: str) -> str:

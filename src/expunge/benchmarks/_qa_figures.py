@@ -64,17 +64,20 @@ def tofu_figures(table: Table, gold: Table | None) -> dict[str, Figure]:
 def task_figures(table: Table, task: str) -> dict[str, Figure]:
     """Probability, truth ratio, ROUGE-L recall and accuracy of one task."""
     clusters, n = table.clusters(task), len(table.tasks[task])
-    why = table.why_no_likelihood(task)
+    why, unwritten = table.why_no_likelihood(task), table.why("why_answer", task)
     columns: dict[str, np.ndarray | None] = {
         "probability": None if why else table.probabilities(task),
         "truth_ratio": None if why or not table.tasks[task][0]["avg_pert_loss"] else table.truths(task),
-        "rouge_l_recall": table.rouge(task),
     }
     found = {
         f"{task}/{name}": _mean_figure(values, clusters, n, why or "the rows have no wrong answers")
         for name, values in columns.items()
     }
-    if "accurate" in table.tasks[task][0]:
+    rouge = None if unwritten else table.rouge(task)
+    found[f"{task}/rouge_l_recall"] = _mean_figure(rouge, clusters, n, unwritten)
+    if unwritten:
+        found[f"{task}/accuracy"] = Figure(None, n, why=unwritten)
+    elif "accurate" in table.tasks[task][0]:
         accurate = np.array([record["accurate"] for record in table.tasks[task]], dtype=float)
         found[f"{task}/accuracy"] = share_of(accurate, clusters)
     return found
@@ -116,16 +119,25 @@ def quality_figures(table: Table, gold: Table | None) -> dict[str, Figure]:
 def fluency_figures(table: Table, task: str) -> dict[str, Figure]:
     """Plausibility under the judge, and distinct bigrams, of the written answers."""
     rows, clusters = table.tasks[task], table.clusters(task)
-    distinct = np.array([fluency.distinct_bigrams(record["generation"]) for record in rows])
+    why, unwritten = _why_not_plausible(table, task), table.why("why_answer", task)
+    plausible = None if why else _plausible(table, task)
+    distinct = (
+        None if unwritten else np.array([fluency.distinct_bigrams(record["generation"]) for record in rows])
+    )
     return {
-        f"{task}/fluency": _mean_figure(_plausible(table, task), clusters, len(rows), NO_JUDGE),
-        f"{task}/distinct_bigrams": _mean_figure(distinct, clusters, len(rows), ""),
+        f"{task}/fluency": _mean_figure(plausible, clusters, len(rows), why),
+        f"{task}/distinct_bigrams": _mean_figure(distinct, clusters, len(rows), unwritten),
     }
 
 
-def _plausible(table: Table, task: str) -> np.ndarray | None:
-    judged = [record.get("plausibility") for record in table.tasks[task]]
-    return None if None in judged else np.array(judged, dtype=float)
+def _plausible(table: Table, task: str) -> np.ndarray:
+    return np.array([record["plausibility"] for record in table.tasks[task]], dtype=float)
+
+
+def _why_not_plausible(table: Table, task: str) -> str:
+    if why := table.why("why_answer", task) or table.why("why_plausibility", task):
+        return why
+    return NO_JUDGE if any(record.get("plausibility") is None for record in table.tasks[task]) else ""
 
 
 # --- what is memorised ------------------------------------------------------------------------------------------------
@@ -224,12 +236,10 @@ def _closeness(members: np.ndarray, others: np.ndarray) -> overall.Whole:
 
 def utility(table: Table, gold: Table | None) -> Part | str:
     task = table.roles.forget
-    plausible = _plausible(table, task)
-    if plausible is None:
-        return NO_GOLD if gold is None else NO_JUDGE
-    return _composed(
-        {"model_utility": model_utility(table), "fluency": _mean(plausible, table.clusters(task))}
-    )
+    if why := _why_not_plausible(table, task):
+        return NO_GOLD if why == NO_JUDGE and gold is None else why
+    fluent = _mean(_plausible(table, task), table.clusters(task))
+    return _composed({"model_utility": model_utility(table), "fluency": fluent})
 
 
 def model_utility(table: Table) -> Part | str:
@@ -243,7 +253,7 @@ def utility_parts(table: Table) -> dict[str, Part] | str:
     for seed, task in enumerate(table.roles.utility):
         if task not in table.tasks:
             return f"the records have no task '{task}'"
-        if why := table.why_no_likelihood(task):
+        if why := table.why_no_likelihood(task) or table.why("why_answer", task):
             return why
         for name, values in (
             ("probability", table.probabilities(task)),

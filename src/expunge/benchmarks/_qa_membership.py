@@ -58,9 +58,7 @@ def why_no_attack(table: Table, attack: str) -> str:
     """The reason why an attack does not apply, or ""."""
     field = "mia_loss" if attack == "reference" else f"mia_{attack}"
     for task in sides(table):
-        if attack == "gradient_norm" and "why_gradient" in table.tasks[task][0]:
-            return table.tasks[task][0]["why_gradient"]
-        why = "" if attack == "gradient_norm" else table.why_no_likelihood(task)
+        why = table.why("why_gradient", task) if attack == "gradient_norm" else table.why_no_likelihood(task)
         if why := why or table.why_no(task, field):
             return why
     return ""

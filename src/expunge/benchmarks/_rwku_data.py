@@ -16,6 +16,7 @@ CHOICES = ("forget_mcp", "neighbor_mcp")
 """ORT's own: level 4, multiple choice."""
 BESIDE = {"mia_forget": "forget_mia", "mia_retain": "retain_mia", "utility_fluency": "fluency"}
 """What a folder may lack: the hub's configuration to the file's name."""
+INSTRUCTION = {"instruction": str, "subject": str}
 FIELDS = {"query": str, "answer": str, "type": str, "subject": str}
 
 
@@ -46,7 +47,11 @@ def read_rwku(data: str | Path, subject: str = "") -> Rows:
             for name, rows in beside.items()
             if rows and name != "fluency"
         },
-        require(beside["fluency"], {"instruction": str}) if beside.get("fluency") else [],
+        [
+            row
+            for located in beside.get("fluency", [])
+            for row in require([located], INSTRUCTION if "subject" in located[1] else {"instruction": str})
+        ],
     )
     return _of(found, subject) if subject else found
 

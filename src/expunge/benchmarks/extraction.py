@@ -36,10 +36,9 @@ from pydantic import Field
 from expunge.artifacts.manifest import hash_of
 from expunge.benchmarks._asks import Asks, Replies
 from expunge.benchmarks._benchmark import Benchmark, Row
-from expunge.benchmarks._data import require
+from expunge.benchmarks._data import read_file, require
 from expunge.benchmarks._figures import mean, resampled, share
 from expunge.config import Settings
-from expunge.data.dataset import read_rows
 from expunge.errors import DataError
 from expunge.metrics.extraction_likelihood import (
     extraction_likelihood,
@@ -49,6 +48,8 @@ from expunge.metrics.extraction_likelihood import (
 from expunge.types import Example, Figure, GenerationParams, Prompt
 
 PARTS = ("forget", "retain", "holdout")
+UNUSED = ("known",)
+"""Groups of a pocket world that are no part: people whom its base model knew."""
 FILES = ("biographies.jsonl", "privleak.jsonl")
 STEP = 25
 """New tokens are asked for in multiples of this, so that prefixes of like length are continued together."""
@@ -244,15 +245,19 @@ class Extraction(Benchmark):
             data if data.is_file() else next((data / name for name in FILES if (data / name).is_file()), None)
         )
         if path is None:
+            if not data.exists():
+                raise DataError(f"--data {data}: no such folder or file.")
             raise DataError(
                 f"{data}: neither {' nor '.join(FILES)} in it, and no file of texts itself. Give a JSONL file of rows with text and split."
             )
         found: dict[str, list[tuple[str, str, str]]] = {part: [] for part in PARTS}
-        for where, row in read_rows(path):
+        for where, row in read_file(path):
             field = "group" if "group" in row and "split" not in row else "split"
             require([(where, row)], {"text": str, field: str})
-            part = row[field]
-            if part in found and row["text"].strip():
+            part, known = row[field], (*PARTS, *(UNUSED if field == "group" else ()))
+            if part not in known:
+                raise DataError(f"{where}: field '{field}' is {part!r}; expected {', '.join(known)}.")
+            if part in found:
                 found[part].append((part, str(row.get("subject", "")), row["text"].strip()))
         if not found["forget"]:
             raise DataError(

@@ -120,7 +120,7 @@ class KnowOrNot(Benchmark):
 
     def __init__(self, data: str | Path, **options: Any):
         super().__init__(data, **options)
-        found = open_facts(data, self.options)
+        found = open_facts(data, self.options, self.name)
         self.template = found.template
         self.params = GenerationParams(max_new_tokens=found.max_new_tokens)
         self.hash = found.hash

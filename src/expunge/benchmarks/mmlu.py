@@ -49,5 +49,8 @@ class MMLU(Choice):
         "a file or folder of multiple-choice questions with splits dev and test, or the hub id cais/mmlu"
     )
     Options: ClassVar = MMLUOptions
+    too_long: ClassVar = (
+        "Shorten the prompts:  --set shots=N with a smaller N, or take a model with a longer context."
+    )
     hub: ClassVar = (("all", "dev"), ("all", "test"))
     option_intro: ClassVar = "The following are questions (with answers) about {words}.\n\n"

@@ -108,6 +108,7 @@ class Muse(Benchmark):
         ),
     )
     Options: ClassVar = MuseOptions
+    too_long: ClassVar = "Shorten the prompts:  --set words=N, or take a model with a longer context."
     template: str = "auto"
     counts_tokens: ClassVar = True
     knows: ClassVar = "forget/knowmem"
@@ -185,7 +186,9 @@ class Muse(Benchmark):
                 scores["lower"] = _over(scores["loss"], attack_scores(lower, text.lower())["loss"])
                 row: Row = {"task": f"{split}_membership", "idx": i, "text": text}
                 row |= {attack: scores[attack] for attack in ATTACKS}
-                if row["loss"] is None:
+                if _figures.broken(score, lower):
+                    row["why"] = _figures.BROKEN
+                elif row["loss"] is None:
                     row["why"] = replies.why.get("score", "a guard leaves this text no probability")
                 found.append(row)
         return found

@@ -76,12 +76,18 @@ class Pocket(QABenchmark):
             raise DataError(
                 f"{data}: no world.json, so this is no pocket world. Build one:  expunge pocket --out {data}"
             )
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["version"] != VERSION:
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            version, settings, seed = facts["version"], dict(facts["settings"]), int(facts["seed"])
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{data}: built by version {facts['version']} of the world, this is {VERSION}. Build it again."
+                f"{path}: not the file that `expunge pocket` writes ({type(error).__name__}: {error}). Build the world again."
+            ) from None
+        if version != VERSION:
+            raise DataError(
+                f"{data}: built by version {version} of the world, this is {VERSION}. Build it again."
             )
-        return cls(WorldSettings.parse(facts["settings"], str(path)), facts["seed"], **chosen.model_dump())
+        return cls(WorldSettings.parse(settings, str(path)), seed, **chosen.model_dump())
 
     def refusals(self) -> tuple[str, ...]:
         """Refusals in the world's own words."""

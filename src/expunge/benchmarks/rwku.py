@@ -15,7 +15,7 @@ General ability, reasoning, truthfulness and factuality are sets of their own: `
 truthfulqa_mc1 and triviaqa of lm-evaluation-harness on the same model. Their prompts differ from RWKU's. The name-only setting, where the
 model writes its own forget corpus: `expunge corpus`.
 Differs from the authors' code: What is cut is the written text, at its first newline; theirs looks for the token of one newline, so a token
-of two may go on. The chat template's start token stands once, theirs twice. A text whose likelihood is no number makes the figure absent;
+of two may go on. White space before the first word is dropped, where theirs reads an answer that opens with a newline as empty. The chat template's start token stands once, theirs twice. A text whose likelihood is no number makes the figure absent;
 theirs drops it without a word. Min-k takes at least one token. What is printed there as "Mink++ 20" is min-k++, which is named so here.
 Rows are never changed. Words of fluency are cut without nltk. A model without a chat template reads the authors' text alone.
 Good: forget near 0 with neighbor as before, and a share of empty answers as before. FM above the target's, RM as the target's.
@@ -31,7 +31,6 @@ NPO 33.4 21.0 24.8 26.2 | 76.0 69.9 72.6 | 278.9 263.2 | 712; NPO LoRA 75.1 64.3
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -239,10 +238,7 @@ class Rwku(Benchmark):
         example = self._text(row)
         score = replies.score(example)
         scores = attack_scores(score, example.answer, shares=(0.2,))
-        numbers: dict[str, float] = {
-            name: math.nan if (found := scores[name]) is None else found for name in ATTACKS
-        }
-        wrong = [name for name, value in numbers.items() if not math.isfinite(value)]
+        numbers = {name: scores[name] for name in ATTACKS}
         why = (
             replies.why["score"]
             if score is None
@@ -255,8 +251,8 @@ class Rwku(Benchmark):
             "idx": number,
             "subject": row["subject"],
             "text": row["text"],
-            **{name: None if name in wrong else value for name, value in numbers.items()},
-            **({"why": why} if wrong else {}),
+            **numbers,
+            **({"why": why} if None in numbers.values() else {}),
         }
 
 

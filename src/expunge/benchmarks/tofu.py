@@ -21,8 +21,9 @@ quarters, nested or one after the other.
 Differs from the authors' code: the answer is tokenised together with its prompt, and what the template puts before it never counts as answer. Rows
 beyond the dialect's cut are measured and kept, not counted. 200 new tokens, where TOFU counts the prompt in. Forget quality has no value without a
 gold. Extraction strength is 0 where nothing is right (OpenUnlearning: 1/n, and 1 for a wrong answer of one token), and absent where there is no token.
-PrivLeak has no default for a missing gold (OpenUnlearning takes 0.5). Zlib reads the answer as given, not decoded again. Holdout rows without an
-author are taken for 20 an author.
+PrivLeak has no default for a missing gold (OpenUnlearning takes 0.5). Zlib reads the answer as given, not decoded again. Min-K++ does not clamp the
+variance at 1e-6 as OpenUnlearning does: below 1e-12 a token's value is 0. Rows without `id` and `author` (as the authors' own) have them from their
+places in the file, holdout rows 20 an author.
 Good: KS p above 0.05 with a distance near the noise floor, utility near the gold's, membership and PrivLeak as the gold's, every kept share near 1.
 Bad: p near 0 with the target's utility (nothing happened); p of any size with no utility or no fluency (the model is gone); p near 0 with a truth
 ratio above the gold's, membership below it and PrivLeak far above 0 (over-forgotten). At 40 rows (forget01) p says little.
@@ -87,6 +88,13 @@ FIELDS: dict[str, dict[str, type]] = {
     "world_facts": OPTIONS,
 }
 FILES = tuple(FIELDS)
+FIRST = {"full": 0, "forget10_perturbed": (AUTHORS - REWRITTEN) * PAIRS, "retain_perturbed": 0}
+"""Place in the full set of the first row of a file about the invented authors: rows follow one another from there."""
+SIZES = {
+    "full": AUTHORS * PAIRS,
+    "forget10_perturbed": REWRITTEN * PAIRS,
+    "retain_perturbed": REWRITTEN * PAIRS,
+}
 
 
 class TofuOptions(Settings):
@@ -156,10 +164,11 @@ class Tofu(QABenchmark):
         self.files = {name: _read(data, name) for name in FILES}
         path = Path(data) / "idontknow.jsonl"
         self._refusals = tuple(row["answer"] for _, row in read_rows(path)) if path.is_file() else ()
-        if len(self.files["full"]) != AUTHORS * PAIRS:
-            raise DataError(
-                f"{data}: the full set has {len(self.files['full'])} rows, TOFU has {AUTHORS * PAIRS}. Use the unchanged files."
-            )
+        for name, size in SIZES.items():
+            if len(self.files[name]) != size:
+                raise DataError(
+                    f"{data}: {name} has {len(self.files[name])} rows, TOFU has {size}. Use the unchanged files."
+                )
         self.holdout, self.no_holdout = _holdout(data, split)
         self._data_hash = hash_of([self.files, self.holdout])
 
@@ -331,9 +340,19 @@ def read_log(path: Path) -> list[Record]:
 
 
 def _read(data: str | Path, name: str) -> list[dict[str, Any]]:
-    """Rows of one of FILES, from a folder or the hub. Raises DataError for a row without a field."""
-    config = name if name in ("full", "forget10_perturbed", "retain_perturbed") else f"{name}_perturbed"
-    return require(read_table(data, name, config=config, files=FILES), FIELDS[name])
+    """Rows of one of FILES, from a folder or the hub, with `id` and `author` from their places where they have none (the authors' rows
+    have neither). Raises DataError for a row without a field.
+    """
+    config = name if name in FIRST else f"{name}_perturbed"
+    file = config if _has(data, config) else name
+    rows = require(read_table(data, file, config=config, files=FILES), FIELDS[name])
+    if name not in FIRST:
+        return [{"id": i, **row} for i, row in enumerate(rows)]
+    return [{"id": i, "author": i // PAIRS, **row} for i, row in enumerate(rows, FIRST[name])]
+
+
+def _has(data: str | Path, name: str) -> bool:
+    return any((Path(data) / f"{name}{suffix}").is_file() for suffix in SUFFIXES)
 
 
 def _holdout(data: str | Path, split: str) -> tuple[list[dict[str, Any]], str]:
@@ -341,7 +360,7 @@ def _holdout(data: str | Path, split: str) -> tuple[list[dict[str, Any]], str]:
     if split not in HOLDOUTS:
         return [], f"TOFU has never-trained rows for {', '.join(HOLDOUTS)} alone, not for {split}"
     name = HOLDOUTS[split]
-    if Path(data).is_dir() and not any((Path(data) / f"{name}{suffix}").is_file() for suffix in SUFFIXES):
+    if Path(data).is_dir() and not _has(data, name):
         return [], f"TOFU's holdout split is not in this folder: {name}.jsonl"
     try:
         found = read_table(data, name, config=name)

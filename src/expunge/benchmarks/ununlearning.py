@@ -92,7 +92,7 @@ class UnUnlearning(Benchmark):
         super().__init__(data, **options)
         if Path(data).is_file():
             raise DataError(f"{data}: a file. {self.name} reads {self.data_is}.")
-        self.facts = open_facts(data, self.options)
+        self.facts = open_facts(data, self.options, self.name)
         self.template = self.facts.template
         self.params = GenerationParams(max_new_tokens=self.facts.max_new_tokens)
 

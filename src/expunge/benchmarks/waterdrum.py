@@ -39,14 +39,13 @@ from pydantic import Field
 from expunge.artifacts.manifest import hash_of
 from expunge.benchmarks._asks import Asks, Replies
 from expunge.benchmarks._benchmark import NO_TARGET, Benchmark, Row
-from expunge.benchmarks._data import Located, read_hub, require
+from expunge.benchmarks._data import Located, read_file, read_hub, require
 from expunge.benchmarks._figures import clusters, resampled
 from expunge.config import Settings
-from expunge.data.dataset import read_rows
-from expunge.errors import ConfigError, DataError
+from expunge.errors import ConfigError, DataError, ModelError
 from expunge.metrics.membership import auc
-from expunge.metrics.watermark import Signal, owner_key, pooled, signals
-from expunge.models.load import load_tokenizer
+from expunge.metrics.watermark import Signal, owner_key, pooled, signal, signals
+from expunge.models.load import is_folder_name, load_tokenizer
 from expunge.types import Figure, GenerationParams, Prompt
 
 FILE = "watermarked.jsonl"
@@ -117,13 +116,22 @@ class WaterDrum(Benchmark):
 
     def __init__(self, data: str | Path, **options: Any):
         super().__init__(data, **options)
+        self._marked: Located = []
+        """Rows that say how strongly they were marked."""
         self.items = self._spread(self._read(Path(data)))
         own = Path(data) / "tokenizer" if Path(data).is_dir() else Path(data).parent / "tokenizer"
         if not self.options.tokenizer and not own.is_dir():
             raise ConfigError(
                 "waterdrum needs the tokenizer that marked the data (not the evaluated model's):  --set tokenizer=FOLDER_OR_HUB_ID"
             )
-        self.tokenizer: Any = load_tokenizer(self.options.tokenizer or own)
+        name = self.options.tokenizer or own
+        if is_folder_name(name) and not Path(name).is_dir():
+            raise ModelError(
+                f"{name}: no such folder. Give the folder or hub id of the tokenizer that marked the data:  --set tokenizer=..."
+            )
+        self.tokenizer: Any = load_tokenizer(name)
+        for where, row in self._marked[:1]:
+            self._check_tokenizer(where, row)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -215,8 +223,7 @@ class WaterDrum(Benchmark):
         path = data / FILE if data.is_dir() else data
         if path.is_file():
             return [
-                self._item(where, row, self._part(where, row))
-                for where, row in _checked(list(read_rows(path)), str(path))
+                self._item(where, row, self._part(where, row)) for where, row in _checked(read_file(path))
             ]
         if data.is_dir():
             raise DataError(
@@ -226,9 +233,7 @@ class WaterDrum(Benchmark):
         return [
             self._item(where, row, part)
             for part in PARTS
-            for where, row in _checked(
-                read_hub(self.data, config, part, FILE.removesuffix(".jsonl")), self.data
-            )
+            for where, row in _checked(read_hub(self.data, config, part, FILE.removesuffix(".jsonl")))
         ]
 
     def _part(self, where: str, row: dict[str, Any]) -> str:
@@ -256,7 +261,10 @@ class WaterDrum(Benchmark):
             raise DataError(
                 f"{where}: no owner (fields: {', '.join(row)}), so no key to look for. Give the field 'owner', or:  --set forget_key=... --set retain_key=..."
             )
-        text = row["answer"] if "question" in row else row["text"]
+        if row.get("q_after") is not None and "watermark_key" in row:
+            require([(where, row)], {"watermark_key": int, "bigrams": int, "q_after": float})
+            self._marked.append((where, row))
+        text = _text(row)
         return Item(
             part,
             str(part if owner is None else owner),
@@ -265,6 +273,16 @@ class WaterDrum(Benchmark):
             text,
             str(row.get("subject", "")),
         )
+
+    def _check_tokenizer(self, where: str, row: dict[str, Any]) -> None:
+        """Raises DataError where the tokenizer does not find the mark that the row says it has."""
+        tokens = self.tokenizer(_text(row), add_special_tokens=False)["input_ids"]
+        found = signal(tokens, row["watermark_key"], self.tokenizer.vocab_size)
+        if found.n != row["bigrams"] or not math.isclose(found.q or 0.0, row["q_after"], abs_tol=1e-6):
+            raise DataError(
+                f"{where}: marked with another tokenizer, or changed since: it says q {row['q_after']:.4f} over {row['bigrams']} bigrams, and this"
+                f" tokenizer finds {found.q or 0.0:.4f} over {found.n}. Give the one that marked it:  --set tokenizer=FOLDER_OR_HUB_ID"
+            )
 
     def _spread(self, items: list[Item]) -> list[Item]:
         most = self.options.rows
@@ -279,9 +297,12 @@ class WaterDrum(Benchmark):
         return kept
 
 
-def _checked(rows: Located, where: str) -> Located:
-    if not rows:
-        raise DataError(f"{where}: there are no rows.")
+def _text(row: dict[str, Any]) -> str:
+    """What was marked."""
+    return row["answer"] if "question" in row else row["text"]
+
+
+def _checked(rows: Located) -> Located:
     for place, row in rows:
         require([(place, row)], {"question": str, "answer": str} if "question" in row else {"text": str})
     return rows

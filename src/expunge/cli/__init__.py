@@ -25,6 +25,9 @@ from expunge.cli import (
 )
 from expunge.errors import UserError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 app = typer.Typer(
     name="expunge",
     help="Make a language model stop knowing, in its weights or while it answers, and measure how far that worked.",
@@ -79,5 +82,13 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(130)
+        _say_interrupted()
+        sys.exit(INTERRUPTED)
+    except SystemExit as stop:  # what typer makes of an interruption
+        if stop.code == INTERRUPTED:
+            _say_interrupted()
+        raise
+
+
+def _say_interrupted() -> None:
+    print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)

@@ -55,7 +55,7 @@ def bench(
     ] = None,
     template: Template = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Methods run side by side. Default: one per core.")
+        int | None, typer.Option("--workers", min=1, help="Methods run side by side. Default: one per core.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +74,14 @@ def bench(
         raise ConfigError(
             f"--set: bench {name} takes none. Its options stand beside it, such as --size and --split."
         )
-    chosen = tuple(methods.split(",")) if methods else tables[name]
+    given = {
+        "data": data, "split": split, "authors": authors, "model": model, "target": target, "gold": gold, "template": template,
+    }  # fmt: skip
+    taken = {"pocket": set(), "tofu": set(given), "muse": {"data", "model", "target", "gold"}}[name]
+    for option, value in given.items():
+        if value is not None and option not in taken:
+            raise ConfigError(f"--{option}: bench {name} does not take it. See `expunge bench --help`.")
+    chosen = tuple(methods.split(",")) if methods is not None else tables[name]
     out = out or Path("runs") / name
     protocol = "" if protocol in ("usual", "six") else protocol
     common: dict[str, Any] = {

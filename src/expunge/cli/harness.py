@@ -36,7 +36,7 @@ def harness(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Run tasks of lm-evaluation-harness (pip install 'expunge[lm-eval]')."""
+    """Run tasks of lm-evaluation-harness on any model or run. Needs the extra lm-eval of this package."""
     from dataclasses import asdict
 
     from expunge.cli import show

@@ -193,6 +193,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             where = f"{path}, line {number}"
             try:
                 row = json.loads(line)
+            except RecursionError:
+                raise DataError(f"{where}: nested too deeply. Each line must be one JSON object.") from None
             except json.JSONDecodeError as error:
                 raise DataError(
                     f"{where}: not valid JSON: {error.msg} at column {error.colno}. Each line must be one JSON object."

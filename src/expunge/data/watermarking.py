@@ -84,8 +84,12 @@ def read_synonyms(path: Path) -> Groups:
     """Groups from a text file: one a line, parted by commas. Raises DataError."""
     if not path.is_file():
         raise DataError(f"{path}: no such file. It has one group of words a line, parted by commas.")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
     groups = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         words = tuple(word.strip() for word in line.split(",") if word.strip())
         if words and len(words) < 2:
             raise DataError(

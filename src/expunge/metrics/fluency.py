@@ -1,7 +1,7 @@
 """Fluency: would a judge model have written this? And does it repeat itself?
 
-    plausibility(text) = median over the answer's tokens of p_judge(token | question, answer so far)        [0, 1]
-    distinct2(text)    = distinct bigrams / bigrams over the words of the answer                            [0, 1]
+    plausibility(text) = median over the answer's tokens and the end token of p_judge(token | question, answer so far)    [0, 1]
+    distinct2(text)    = distinct bigrams / bigrams over the words of the answer                                          [0, 1]
 
 The judge is a model that is fluent and does not know the facts: the gold where there is one, else the model before
 unlearning. The median forgives the one or two words that carry a fact, right or wrong; gibberish scores near 0 whatever its
@@ -18,7 +18,7 @@ VERSION = 1
 
 
 def plausibility(token_logprobs: np.ndarray) -> float:
-    """[answer] log-probabilities under the judge, nats; an empty answer is 0."""
+    """[answer] log-probabilities under the judge, nats, end token included; an empty answer is 0."""
     return float(np.exp(np.median(token_logprobs))) if len(token_logprobs) else 0.0
 
 

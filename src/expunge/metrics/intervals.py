@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+VERSION = 1
 Z = 1.959963984540054
 
 

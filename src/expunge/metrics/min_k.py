@@ -5,7 +5,8 @@
     min-k++  = mean of ( log p(x_t) - μ_t ) / σ_t    over the k % where that is smallest
     μ_t = Σ_v p_v log p_v,     σ_t² = Σ_v p_v (log p_v)² - μ_t²      over the vocabulary, at the position of token t
 
-Higher = more likely a member. Nats; min-k++ is in standard deviations. A distribution without spread says nothing: 0.
+Higher = more likely a member. Nats; min-k++ is in standard deviations. A distribution without spread (σ² below 1e-12) says
+nothing: 0. OpenUnlearning clamps σ² at 1e-6 instead.
 """
 
 import math

@@ -5,8 +5,9 @@
     privacy      = HM over loss, zlib, min-k, min-k++ of  1 - | A - A_gold | / max( A_gold, 1 - A_gold )    A = AUC of the attack
     utility      = HM( model utility, fluency of the forget answers )
     overall      = HM( memorisation, privacy, utility )
-    robust utility = mean_i min( 1, part_i / part_i of the reference )         over the nine parts of model utility; reference: the target
+    robust utility = mean_i min( 1, part_i / part_i of the reference )         over the nine parts of model utility
 
+The reference is the target, or the gold where no target was given (the figure's note says which).
 Range [0, 1]; higher is better. The paper says which numbers go in and that they are combined by harmonic means; its notebook was not kept
 (issue 150 of its repository) and how an AUC becomes a closeness was not said, so the closeness above and this composition are ours. The
 fluency there is a classifier's, here plausibility under the gold. Memorisation rewards over-forgetting; privacy takes it back.

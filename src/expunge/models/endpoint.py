@@ -13,7 +13,7 @@ from http.client import HTTPException
 from typing import Any
 
 from expunge.errors import CapabilityError, ConfigError, ModelError
-from expunge.types import Example, Generation, GenerationParams, Prompt, Score
+from expunge.types import Example, Generation, GenerationParams, Prompt, Score, Seed
 
 KEY = "EXPUNGE_API_KEY"
 """The environment variable that holds the key, where the endpoint wants one."""
@@ -71,7 +71,12 @@ class Endpoint:
             raise CapabilityError(
                 f"{self.url}: an endpoint cannot be made to go on from a given start of its answer, and is shown no images."
             )
-        jobs = [(prompt, params.seed + copy) for prompt in prompts for copy in range(params.copies)]
+        seed = Seed(params.seed)
+        jobs = [
+            (prompt, seed.child("draw", prompt.text, copy).number % 2**31)  # other prompts, other draws
+            for prompt in prompts
+            for copy in range(params.copies)
+        ]
         with ThreadPoolExecutor(self.at_once) as pool:
             written = list(pool.map(lambda job: self._ask(job[0], params, job[1]), jobs))
         return [written[i : i + params.copies] for i in range(0, len(written), params.copies)]

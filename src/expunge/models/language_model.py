@@ -20,7 +20,7 @@ from expunge.models.greedy import write_greedily, writes_as_generate
 from expunge.models.intervention import Answer, Asked, Forward, Intervention
 from expunge.models.load import context_length
 from expunge.models.tree import Tree, build_tree
-from expunge.types import FLOOR, Example, Generation, GenerationParams, Prompt, Score
+from expunge.types import FLOOR, Example, Generation, GenerationParams, Prompt, Score, Seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -266,7 +266,8 @@ class TransformerLM:
             change.writing(self.model, batch, asked) if change and changed else nullcontext((self.model, {}))
         )
         with writing as (model, more), torch.random.fork_rng(), torch.inference_mode():
-            torch.manual_seed(params.seed)
+            # other prompts, other draws: their answers are to be independent
+            torch.manual_seed(Seed(params.seed).child("draw", *(row.text for row in asked)).number)
             write: Any = model.generate
             out = write(
                 batch.ids,

@@ -50,7 +50,12 @@ def load_model(
         raise ModelError(_explain(name, error)) from error
     check_tokenizer(tokenizer, str(name))
     if not device_map:
-        model.to(device)
+        try:
+            model.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch says so in both ways
+            raise ConfigError(
+                f"--device {device}: not to be had here ({str(error).splitlines()[0]})."
+            ) from None
     return Loaded(model.eval(), tokenizer, reason)
 
 

@@ -70,12 +70,16 @@ def write_leaderboard(boards: list[Board], out: Path) -> Path:
 
 
 def _result(path: Path) -> dict[str, Any] | None:
-    """The evaluation that a file holds, or None where it is something else."""
+    """The evaluation that a file holds, or None where it is something else. Raises DataError for a broken one in a run's evaluations."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
+        if path.parent.name == "evaluations":
+            raise DataError(
+                f"{path}: not readable ({error}). Evaluate the run again, or take the file away."
+            ) from None
         return None
-    wanted = {"benchmark", "settings", "figures", "subject", "columns", "gold"}
+    wanted = {"benchmark", "settings", "metrics", "figures", "subject", "columns", "gold", "target"}
     return found if isinstance(found, dict) and wanted <= found.keys() and "attack" not in found else None
 
 

@@ -66,10 +66,7 @@ def read_run(folder: Path, benchmark: str | None = None) -> RunView:
     the first. Raises ModelError for a folder that is no run, DataError for one that has not been evaluated so.
     """
     manifest = read_manifest(folder)
-    results = {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((folder / "evaluations").glob("*.json"))
-    }
+    results = {path.stem: _read(path) for path in sorted((folder / "evaluations").glob("*.json"))}
     old = [name for name, result in results.items() if "settings" not in result]
     if old:
         raise DataError(
@@ -98,13 +95,24 @@ def read_run(folder: Path, benchmark: str | None = None) -> RunView:
     )
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(
+            f"{path}: not readable ({error}). Evaluate the run again, or take the file away."
+        ) from None
+
+
 def yardstick(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Everything that has to be the same for two evaluations to stand in one table, by name."""
-    gold = evaluation["gold"]
+    gold, target = evaluation["gold"], evaluation["target"]
     return {
         "benchmark": evaluation["benchmark"],
         "version": evaluation["version"],
+        "metrics": evaluation["metrics"],
         "gold": gold and gold["sha256"],
+        "target": target and target["sha256"],
         "tokens": evaluation.get("tokens"),
         **evaluation["settings"],
     }
@@ -119,5 +127,5 @@ def same_yardstick(runs: list[RunView]) -> None:
         if different:
             raise DataError(
                 f"{runs[0].name} and {run.name} were measured differently ({', '.join(different)}), so one table would mislead.\n"
-                "Evaluate them on the same benchmark, half and gold, or compare them apart."
+                "Evaluate them on the same benchmark, half, --gold and --target, or compare them apart."
             )

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from expunge.artifacts import store
-from expunge.artifacts.manifest import hash_of
+from expunge.artifacts.manifest import hash_files, hash_of
 from expunge.benchmarks._asks import Asks, Key, Replies, ask
-from expunge.run.make import Progress, load, model_hash, silent
+from expunge.errors import CapabilityError
+from expunge.run.make import Progress, is_address, load, model_hash, silent
 from expunge.types import Example, Generation, GenerationParams, LanguageModel, Prompt, Score
 
 VERSION = 2
@@ -96,10 +97,39 @@ def replies_of(
     open_model: Callable[..., LanguageModel] = load,
     progress: Progress = silent,
 ) -> Replies:
-    """What a model or run replies. It is only loaded when something has not been asked before."""
-    key = hash_of([VERSION, model_hash(name), template])
-    held = ReplyStore(store.cache_folder() / "replies" / f"{key}.sqlite")
+    """What a model or run replies. It is only loaded when something has not been asked before.
+
+    Nothing is kept of what an endpoint has a part in: behind its address another model may stand tomorrow.
+    """
+    identity = _identity(name, template, device)
+    held = ReplyStore(store.cache_folder() / "replies" / f"{hash_of(identity)}.sqlite") if identity else None
     return ask(partial(open_model, name, template=template, device=device), asks, held, progress)
+
+
+def _identity(name: str | Path, template: str, device: str | None) -> list[Any] | None:
+    """All that makes a model's replies what they are, or None where an endpoint has a part in them."""
+    import torch
+
+    outside: list[str] = []
+    manifest = Path(name) / "manifest.json"
+    if manifest.is_file():
+        facts = store.read_json(manifest)
+        template = facts["template"] if template == "auto" else template
+        axes = [part for part in facts["recipe"].values() if isinstance(part, dict)]
+        outside = [facts["base"]["name"], *_strings(axes)]
+    if any(map(is_address, (name, *outside))):
+        return None
+    kind = device.split(":")[0] if device else "cuda" if torch.cuda.is_available() else "cpu"
+    folders = [hash_files(Path(text)) for text in outside[1:] if (Path(text) / "config.json").is_file()]
+    return [VERSION, model_hash(name), template, kind, *folders]
+
+
+def _strings(value: Any) -> list[str]:
+    """Every text in nested plain values: a recipe may name models of its own."""
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for part in parts for text in _strings(part)]
 
 
 class Judge:
@@ -111,8 +141,11 @@ class Judge:
         self._replies = partial(replies_of, name, template=template, device=device)
 
     def score(self, examples: Sequence[Example]) -> list[Score]:
+        """Raises CapabilityError where the judge gives no likelihoods."""
         replies = self._replies(Asks(scores=list(examples)))
         found = [replies.score(example) for example in examples]
+        if None in found:
+            raise CapabilityError(f"the judge gives no likelihoods: {replies.why['score']}")
         return [score for score in found if score is not None]
 
     def generate(self, prompts: Sequence[Prompt], params: GenerationParams) -> list[list[Generation]]:

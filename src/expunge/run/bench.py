@@ -286,7 +286,7 @@ def run_method(
     made_of = model_hash(out)
     if all(path.is_file() and json.loads(path.read_text())["subject"]["sha256"] == made_of for path in done):
         return 0.0
-    evaluate(out, benchmark, gold=models.gold, floor=models.floor)
+    evaluate(out, benchmark, gold=models.gold, floor=models.floor, target=models.target)
     for name in attacks:
         attack(out, benchmark, name, gold=models.gold, floor=models.floor)
     return time.perf_counter() - begin

@@ -98,7 +98,7 @@ def build_pocket(
             f"--size {size}: no such size.{did_you_mean(size, SIZES)} There are {', '.join(SIZES)}."
         )
     hidden = WIDTHS.get(size, 64)
-    shape = FreshModel(arch=arch, hidden=hidden, feed_forward=3 * hidden)  # ty: ignore[invalid-argument-type]
+    shape = FreshModel.parse({"arch": arch, "hidden": hidden, "feed_forward": 3 * hidden}, "bench --arch")
     training = WorldTraining(model=shape, golds=golds)
     facts = {
         "version": VERSION,

@@ -19,7 +19,7 @@ from expunge.data.dataset import Dataset
 from expunge.errors import ConfigError, did_you_mean
 from expunge.recipes import Recipe
 from expunge.run.make import model_hash, unlearn
-from expunge.run.measuring import count_tokens_of, measure
+from expunge.run.measuring import count_tokens_of, measure, metric_versions
 
 if TYPE_CHECKING:
     from expunge.run.bench import Models
@@ -74,7 +74,12 @@ def run_folds(out: str, spec: tuple[str, dict[str, Any]], models: Models, made: 
             )
         )
     inputs = hash_of(
-        [kind, benchmark.settings, *(model_hash(model) for model in (models.target, models.gold, *runs))]
+        [
+            kind,
+            metric_versions(),
+            benchmark.settings,
+            *(model_hash(model) for model in (models.target, models.gold, *runs)),
+        ]
     )
     kept = Path(out) / RESULT
     if kept.is_file() and store.read_json(kept)["inputs"] == inputs:

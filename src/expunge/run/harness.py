@@ -215,6 +215,9 @@ def harness(
     Raises ConfigError for an unknown task, ModelError, and CapabilityError where a task needs
     likelihoods that an endpoint has not.
     """
+    if not tasks:
+        raise ConfigError("--tasks: none is named. Give names of tasks, parted by commas.")
+    subject = {"name": str(run), "sha256": model_hash(run)}  # a wrong name is told before the tasks are read
     manager = TaskManager(include_path=str(include_path) if include_path else None)
     for task in tasks:
         if not manager.match_tasks([task]):
@@ -237,7 +240,7 @@ def harness(
     )
     return {
         "harness": f"lm-eval {__version__}",
-        "subject": {"name": str(run), "sha256": model_hash(run)},
+        "subject": subject,
         "tasks": list(tasks),
         "arguments": given,
         "shots": dict(found["n-shot"]),

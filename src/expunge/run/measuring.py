@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import pkgutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge import catalog
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_of, read_manifest
-from expunge.errors import ConfigError, DataError
+from expunge.errors import ConfigError, DataError, ModelError
 from expunge.run.asking import Judge, replies_of
 from expunge.run.make import Progress, is_address, load, model_folder, model_hash, silent
 from expunge.types import Figure
@@ -61,6 +63,10 @@ def evaluate(
     is another file to keep it in. Raises DataError or ModelError.
     """
     subjects = {"run": run, "target": target or _base_of(run), "gold": gold, "floor": floor}
+    for name in subjects.values():
+        if name:
+            model_hash(name)  # a name that is wrong is told before anything is measured
+    _refuse_other_tokens(run, gold)
     clock = time.perf_counter()
     tokens = count_tokens_of(run, benchmark)
     rows = {
@@ -78,6 +84,7 @@ def evaluate(
     result = {
         "schema": SCHEMA,
         **_yardstick(benchmark, gold),
+        "target": _named(subjects["target"]),
         **({"tokens": tokens} if tokens else {}),
         "columns": benchmark.columns,
         "subject": _subject(run),
@@ -91,6 +98,20 @@ def evaluate(
         _write(Path(out), result)
     _keep(run, f"{benchmark.name}.json", result)
     return result
+
+
+def _refuse_other_tokens(run: str | Path, gold: str | Path | None) -> None:
+    """Raises ModelError where run and gold cut texts into other tokens: likelihoods a token do not compare."""
+    if not gold or is_address(gold) or is_address(run) or model_folder(run) == model_folder(gold):
+        return
+    from expunge.models.load import load_tokenizer
+
+    ours, theirs = (load_tokenizer(model_folder(name)).get_vocab() for name in (run, gold))
+    if ours != theirs:
+        raise ModelError(
+            f"--gold {gold}: its tokenizer is another one than that of {run} ({len(theirs)} tokens, here {len(ours)}), so likelihoods a token do not"
+            " compare.\nGive a model that was retrained from the same base."
+        )
 
 
 def count_tokens_of(name: str | Path, benchmark: Benchmark) -> str:
@@ -112,9 +133,22 @@ def _yardstick(benchmark: Benchmark, gold: str | Path | None) -> dict[str, Any]:
     return {
         "benchmark": benchmark.name,
         "version": benchmark.version,
+        "metrics": metric_versions(),
         "settings": benchmark.settings,
-        "gold": {"name": str(gold), "sha256": model_hash(gold)} if gold else None,
+        "gold": _named(gold),
     }
+
+
+def _named(model: str | Path | None) -> dict[str, str] | None:
+    return {"name": str(model), "sha256": model_hash(model)} if model else None
+
+
+def metric_versions() -> str:
+    """What identifies the definitions of all metrics: a figure of other definitions does not compare."""
+    from expunge import metrics
+
+    names = sorted(module.name for module in pkgutil.iter_modules(metrics.__path__))
+    return hash_of({name: import_module(f"{metrics.__name__}.{name}").VERSION for name in names})
 
 
 def _subject(run: str | Path) -> dict[str, Any]:
@@ -185,6 +219,7 @@ def _attacked(
     key = hash_of(
         [
             name,
+            device,
             method.version,
             method.model_dump(mode="json"),
             MEASURE,

@@ -25,7 +25,8 @@ SHOWN = (
     "retain/accuracy",
 )
 KNOWS = "forget/rouge_l_recall"
-"""What MUSE's stop rule compares: its knowledge memorisation is the mean ROUGE-L recall of the answers."""
+"""Stands in for what MUSE's stop rule compares, in question-answer benchmarks: TOFU's recall with stemming. MUSE's own knowledge memorisation
+is a ROUGE-L F1 without stemming (`KnowledgeProbe`)."""
 
 
 def probe_of(benchmark: Benchmark, gold: str | Path | None) -> TrajectoryProbe | KnowledgeProbe:
@@ -99,7 +100,7 @@ class TrajectoryProbe:
         }
 
     def _gold_reached(self, figures: dict[str, Figure]) -> bool | None:
-        """Whether the selection half is known no better than by the gold: ROUGE-L recall, as MUSE's stop rule has it."""
+        """Whether the selection half is known no better than by the gold: MUSE's stop rule on ROUGE-L recall (KNOWS)."""
         if self._gold_records is None:
             return None
         gold = self.halves["select"].figures(self._gold_records, None)

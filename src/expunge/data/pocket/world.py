@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from expunge.config import Settings
 from expunge.data.pocket import words
@@ -41,6 +41,12 @@ class WorldSettings(Settings):
     last_names: int = 120
     drills: int = 800
     """Rows about names that belong to nobody, which teach the base to say back any name."""
+
+    @model_validator(mode="after")
+    def _somebody_stays(self) -> Self:
+        if self.forget >= self.people:
+            raise ValueError(f"of {self.people} people {self.forget} are to be forgotten, so nobody stays")
+        return self
 
 
 SIZES: dict[str, WorldSettings] = {

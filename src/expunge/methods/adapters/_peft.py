@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.errors import ModelError
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
@@ -51,12 +53,21 @@ def load_adapters(model: PreTrainedModel, folder: Path) -> PeftModel:
     all of them acting and none trainable.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # as when they were made
-        adapted = PeftModel.from_pretrained(model, str(folder))
-        later = sorted(folder.glob("request-*"), key=lambda path: int(path.name.partition("-")[2]))
-        for path in later:
-            adapted.load_adapter(str(path), path.name)
+    later = sorted(folder.glob("request-*"), key=lambda path: int(path.name.partition("-")[2]))
+    for path in (folder, *later):
+        if not (path / "adapter_model.safetensors").is_file():
+            raise ModelError(f"{path}: adapter_model.safetensors is missing. Make the run again.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # as when they were made
+            adapted = PeftModel.from_pretrained(model, str(folder))
+            for path in later:
+                adapted.load_adapter(str(path), path.name)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{folder}: a file of the adapter is damaged ({error}). Make the run again."
+        ) from None
     activate(adapted)
     return adapted
