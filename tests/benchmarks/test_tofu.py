@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -340,3 +341,43 @@ def test_wrong_choices_are_refused_with_what_there_is(shared_data, tmp_path):
 
 def test_refusals_are_tofus_hundred(shared_data):
     assert len(Tofu(shared_data / "tofu").refusals()) == 100
+
+
+GOOD = {
+    "task": "forget",
+    "idx": 0,
+    "avg_gt_loss": 1.0,
+    "avg_para_loss": 1.0,
+    "avg_pert_loss": [1.0, 2.0],
+    "rougeL_recall": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"idx": 1, "avg_gt_loss": math.nan}, "line 2: a loss or ROUGE value is no number"),
+        ({"idx": 1, "avg_pert_loss": [1.0, math.inf]}, "line 2: a loss or ROUGE value is no number"),
+        ({}, "line 2: row 0 of task 'forget' stands in this log twice"),
+        ({"idx": 1, "avg_pert_loss": [1.0]}, "line 2: 1 losses of wrong answers, where earlier rows of task 'forget' have 2"),
+    ],
+)  # fmt: skip
+def test_a_log_that_cannot_be_right_is_refused_by_line(tmp_path, second, message):
+    rows = [GOOD, {**GOOD, **second}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_log(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [([], "expected a list of texts"), ([1, 2], "expected a list of texts"), (["a"], "1 wrong answers")],
+)
+def test_a_row_without_its_wrong_answers_is_refused_by_line(shared_data, tmp_path, wrong, message):
+    for path in (shared_data / "tofu").glob("*.json*"):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    lines = (tmp_path / "real_authors.jsonl").read_text(encoding="utf-8").splitlines()
+    lines[6] = json.dumps({**json.loads(lines[6]), "perturbed_answer": wrong})
+    (tmp_path / "real_authors.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError, match=f"line 7: .*{message}"):
+        Tofu(tmp_path)

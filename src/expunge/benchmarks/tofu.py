@@ -44,17 +44,19 @@ OpenUnlearning's table (docs/repro.md), Llama-2-7B, forget quality / utility / t
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from expunge.artifacts.manifest import hash_of
-from expunge.benchmarks._data import SUFFIXES, read_table, require
+from expunge.benchmarks._data import require
 from expunge.benchmarks._qa import DIALECTS, Half, Record, Roles, Table
 from expunge.benchmarks._qa_benchmark import QABenchmark, qa_columns
 from expunge.benchmarks._qa_figures import all_figures
 from expunge.benchmarks._qa_membership import HOLDOUT
+from expunge.benchmarks._tofu_data import AUTHORS, FILES, PAIRS, REWRITTEN, SIZES, read_holdout, read_part
 from expunge.config import Settings
 from expunge.data.dataset import Dataset, read_rows
 from expunge.data.dataset import Record as Row
@@ -62,9 +64,6 @@ from expunge.errors import ConfigError, DataError, did_you_mean
 from expunge.metrics import probability, truth_ratio
 from expunge.types import Figure, Probe
 
-AUTHORS, PAIRS = 200, 20
-REWRITTEN = 20
-"""So many of the first and of the last authors have rewrites, which evaluation needs."""
 SHARES = {
     "forget01": 2,
     "forget05": 10,
@@ -75,26 +74,6 @@ SHARES = {
     "forget90": 180,
 }
 """Split to forgotten authors, of 200: always the last ones."""
-HOLDOUTS = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "holdout10"}
-"""Never-trained rows beside a split."""
-PAIR = {"question": str, "answer": str}
-OPTIONS = {**PAIR, "perturbed_answer": list}
-REWRITES = {**OPTIONS, "paraphrased_answer": str}
-FIELDS: dict[str, dict[str, type]] = {
-    "full": PAIR,
-    "forget10_perturbed": REWRITES,
-    "retain_perturbed": REWRITES,
-    "real_authors": OPTIONS,
-    "world_facts": OPTIONS,
-}
-FILES = tuple(FIELDS)
-FIRST = {"full": 0, "forget10_perturbed": (AUTHORS - REWRITTEN) * PAIRS, "retain_perturbed": 0}
-"""Place in the full set of the first row of a file about the invented authors: rows follow one another from there."""
-SIZES = {
-    "full": AUTHORS * PAIRS,
-    "forget10_perturbed": REWRITTEN * PAIRS,
-    "retain_perturbed": REWRITTEN * PAIRS,
-}
 
 
 class TofuOptions(Settings):
@@ -161,15 +140,19 @@ class Tofu(QABenchmark):
             if authors is None
             else min(authors - 1, max(1, round(SHARES[split] * authors / AUTHORS)))
         )
-        self.files = {name: _read(data, name) for name in FILES}
+        self.files = {name: read_part(data, name) for name in FILES}
         path = Path(data) / "idontknow.jsonl"
-        self._refusals = tuple(row["answer"] for _, row in read_rows(path)) if path.is_file() else ()
+        self._refusals = (
+            tuple(row["answer"] for row in require(read_rows(path), {"answer": str}))
+            if path.is_file()
+            else ()
+        )
         for name, size in SIZES.items():
             if len(self.files[name]) != size:
                 raise DataError(
                     f"{data}: {name} has {len(self.files[name])} rows, TOFU has {size}. Use the unchanged files."
                 )
-        self.holdout, self.no_holdout = _holdout(data, split)
+        self.holdout, self.no_holdout = read_holdout(data, split)
         self._data_hash = hash_of([self.files, self.holdout])
 
     def refusals(self) -> tuple[str, ...]:
@@ -318,7 +301,9 @@ LOG_FIELDS = {
 
 def read_log(path: Path) -> list[Record]:
     """Records from a log in the format of TOFU's published runs. Raises DataError naming line and field."""
-    records = []
+    records: list[Record] = []
+    seen: set[tuple[str, int]] = set()
+    wrong: dict[str, int] = {}
     for where, row in read_rows(path):
         for field, kind in LOG_FIELDS.items():
             if field not in row:
@@ -327,48 +312,26 @@ def read_log(path: Path) -> list[Record]:
                 )
             if not isinstance(row[field], kind) or isinstance(row[field], bool):
                 raise DataError(f"{where}: field '{field}' is {row[field]!r}.")
-        if not row["avg_pert_loss"] or not all(
-            isinstance(loss, (int, float)) for loss in row["avg_pert_loss"]
-        ):
+        losses = row["avg_pert_loss"]
+        if not losses or not all(isinstance(loss, (int, float)) for loss in losses):
+            raise DataError(f"{where}: field 'avg_pert_loss' is {losses!r}; expected a list of numbers.")
+        numbers = [row["avg_gt_loss"], row["avg_para_loss"], row["rougeL_recall"], *losses]
+        if not all(map(math.isfinite, numbers)):
             raise DataError(
-                f"{where}: field 'avg_pert_loss' is {row['avg_pert_loss']!r}; expected a list of numbers."
+                f"{where}: a loss or ROUGE value is no number (NaN or infinite): the model that wrote this log is broken."
             )
+        task, idx = row["task"], row["idx"]
+        if (task, idx) in seen:
+            raise DataError(f"{where}: row {idx} of task '{task}' stands in this log twice.")
+        if wrong.setdefault(task, len(losses)) != len(losses):
+            raise DataError(
+                f"{where}: {len(losses)} losses of wrong answers, where earlier rows of task '{task}' have {wrong[task]}."
+            )
+        seen.add((task, idx))
         records.append(row)
     if not records:
         raise DataError(f"{path} has no rows.")
     return records
-
-
-def _read(data: str | Path, name: str) -> list[dict[str, Any]]:
-    """Rows of one of FILES, from a folder or the hub, with `id` and `author` from their places where they have none (the authors' rows
-    have neither). Raises DataError for a row without a field.
-    """
-    config = name if name in FIRST else f"{name}_perturbed"
-    file = config if _has(data, config) else name
-    rows = require(read_table(data, file, config=config, files=FILES), FIELDS[name])
-    if name not in FIRST:
-        return [{"id": i, **row} for i, row in enumerate(rows)]
-    return [{"id": i, "author": i // PAIRS, **row} for i, row in enumerate(rows, FIRST[name])]
-
-
-def _has(data: str | Path, name: str) -> bool:
-    return any((Path(data) / f"{name}{suffix}").is_file() for suffix in SUFFIXES)
-
-
-def _holdout(data: str | Path, split: str) -> tuple[list[dict[str, Any]], str]:
-    """The never-trained rows beside a split, and why there are none."""
-    if split not in HOLDOUTS:
-        return [], f"TOFU has never-trained rows for {', '.join(HOLDOUTS)} alone, not for {split}"
-    name = HOLDOUTS[split]
-    if Path(data).is_dir() and not _has(data, name):
-        return [], f"TOFU's holdout split is not in this folder: {name}.jsonl"
-    try:
-        found = read_table(data, name, config=name)
-    except DataError:
-        if Path(data).is_dir():
-            raise
-        return [], f"TOFU's holdout split is not in this data set: {name}"
-    return require(found, PAIR), ""
 
 
 def _row(place: int, row: dict[str, Any]) -> Row:
