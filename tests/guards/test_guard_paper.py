@@ -156,7 +156,7 @@ def test_a_phrase_that_a_prefill_begins_cannot_be_completed(lm):
 def test_tokens_that_are_blocked_are_those_that_scores_have_at_the_floor(lm):
     """One distribution: what greedy writing avoids is what scoring calls impossible."""
     action = guard(lm, ["a", "w", "ow", "corvale"])
-    params = GenerationParams(max_new_tokens=6, sample=True, copies=50)
+    params = GenerationParams(max_new_tokens=6, sample=True, copies=1000)
     answers = [answer.text for answer in lm.generate([PROMPT], params)[0]]
     answers = [text for text in dict.fromkeys(answers) if text and "\ufffd" not in text]
     scores = action.score(lm, [Example(PROMPT, text) for text in answers], [True] * len(answers))
