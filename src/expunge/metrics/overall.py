@@ -15,6 +15,8 @@ fluency there is a classifier's, here plausibility under the gold. Memorisation 
 A harmonic mean is 0 as soon as one part is, whatever the others are, and near 0 for a part that the model never was good at. The robust
 utility asks what is left of each part, no part can move it by more than a ninth, and what was gained on one part makes up for no loss on
 another. An average may still hide a part that is gone, so the worst kept share stands beside it and is named.
+
+Intervals of what is composed draw the rows of each part by themselves, also where two parts read the same rows.
 """
 
 from collections.abc import Mapping
