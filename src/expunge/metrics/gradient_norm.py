@@ -1,4 +1,4 @@
-"""Gradient-norm attack: what was trained on pulls less at the weights (Wang et al., 2024; open-unlearning's GradNorm).
+"""Gradient-norm attack: what was trained on pulls less at the weights (open-unlearning's GradNorm).
 
     score = - mean over parameter tensors of ‖ ∂ mean NLL / ∂ tensor ‖₂
 
