@@ -76,14 +76,16 @@ def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guar
     gold_hits = sum(record["recovered"] for record in Prefill().run(gold, probes))
     gold_accuracy = result["beside"]["gold"]["forget/accuracy"]["value"]
     asked = [Prompt.ask(p.question) for p in probes]
-    sampling = GenerationParams(max_new_tokens=24, sample=True, copies=8)
 
-    def leaked(model):
+    def leaked(model, seed):
         """Facts that stand in any of eight sampled answers."""
+        sampling = GenerationParams(max_new_tokens=24, sample=True, copies=8, seed=seed)
         return sum(
             any(is_accurate(text.text, p.answer, p.value) for text in texts)
             for texts, p in zip(model.generate(asked, sampling), probes, strict=True)
         )
+
+    chance = median(leaked(gold, seed) for seed in range(8))
 
     distances, prefills, answers, leaks = [], [], [], []
     fitted = guard.action
@@ -103,8 +105,8 @@ def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guar
         answers.append(
             sum(is_accurate(text[0].text, p.answer, p.value) for text, p in zip(said, probes, strict=True))
         )
-        leaks.append(leaked(guard))
-    assert median(leaks) <= wilson(leaked(gold), n).high * n
+        leaks.append(leaked(guard, seed))
+    assert median(leaks) <= wilson(round(chance), n).high * n
     assert median(prefills) <= wilson(gold_hits, n).high * n
     assert median(answers) <= wilson(round(gold_accuracy * n), n).high * n
     assert median(distances) <= floor + margin
