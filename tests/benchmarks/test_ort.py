@@ -9,9 +9,10 @@ import torch
 
 from expunge.benchmarks._asks import ask
 from expunge.benchmarks._benchmark import NO_TARGET
-from expunge.benchmarks._forms import FORMS, counted, differing, facts_of, forms_of, forms_of_rows, spelled
+from expunge.benchmarks._forms import FORMS, counted, forms_of, forms_of_rows, spelled
 from expunge.benchmarks._open import open_origin
 from expunge.benchmarks.ort import Ort
+from expunge.data.facts import differing, facts_of
 from expunge.data.pocket.world import SIZES, build_world
 from expunge.errors import ConfigError
 from expunge.models.language_model import TransformerLM

@@ -40,11 +40,12 @@ from pydantic import Field
 from expunge.artifacts.manifest import hash_of
 from expunge.benchmarks._asks import Asks, Replies
 from expunge.benchmarks._benchmark import NO_TARGET, Benchmark, Row
-from expunge.benchmarks._forms import FORMS, Asked, Choices, counted, facts_of, forms_of, forms_of_rows
+from expunge.benchmarks._forms import FORMS, Asked, Choices, counted, forms_of, forms_of_rows
 from expunge.benchmarks._open import open_origin
 from expunge.benchmarks._qa import Half, half_of
 from expunge.benchmarks._rwku_data import is_rwku, read_rwku
 from expunge.config import Settings
+from expunge.data.facts import facts_of
 from expunge.errors import ConfigError, DataError, did_you_mean
 from expunge.metrics import intervals
 from expunge.types import Example, Figure, Prompt
