@@ -89,6 +89,8 @@ class Score:
     z: np.ndarray | None = None
     """[answer] float32: (log p - μ) / σ of each token, μ and σ of log p over the vocabulary at its position (Min-K%++); None where a
     fixed text is all that is said."""
+    ranks: np.ndarray | None = None
+    """[answer] int: how many tokens are likelier than the given one, at its position; None as for z."""
 
     @property
     def tokens(self) -> int:
@@ -115,6 +117,9 @@ class GenerationParams:
     copies: int = 1
     """Answers per prompt."""
     seed: int = 0
+    bias: tuple[tuple[str, float], ...] = ()
+    """What is added to the logits of the tokens of each text (as a word of its own and at the start of a text), as interfaces offer it; the
+    empty text is the end of the answer."""
 
 
 @dataclass(frozen=True, slots=True)

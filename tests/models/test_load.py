@@ -18,7 +18,7 @@ def test_a_good_folder_loads_in_float32_on_a_cpu_and_says_why(folder):
     loaded = load_model(folder, device="cpu")
     assert str(loaded.model.dtype) == "torch.float32"
     assert loaded.dtype_reason.startswith("float32")
-    assert context_length(loaded.model, loaded.tokenizer) == 128
+    assert context_length(loaded.model.config, loaded.tokenizer) == 128
 
 
 def test_a_missing_folder_is_named(tmp_path):

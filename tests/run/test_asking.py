@@ -27,6 +27,7 @@ def test_replies_come_back_exactly(tmp_path):
         np.array([True, False]),
         True,
         np.array([0.3, -1.1], np.float32),
+        np.array([0, 17]),
     )
     held = {
         ("score", PROMPT, "x"): score,
@@ -37,7 +38,7 @@ def test_replies_come_back_exactly(tmp_path):
     found = ReplyStore(tmp_path / "r.sqlite").get([*held, ("score", None, "x")])
     assert found.keys() == held.keys()
     again = found[("score", PROMPT, "x")]
-    for name in ("token_logprobs", "hits", "z"):
+    for name in ("token_logprobs", "hits", "z", "ranks"):
         assert np.array_equal(getattr(again, name), getattr(score, name))
         assert getattr(again, name).dtype == getattr(score, name).dtype
     assert again.floored
@@ -101,6 +102,8 @@ def test_every_parameter_of_an_answer_is_part_of_what_was_asked(model_folder):
         replace(first, top_p=0.5),
         replace(first, sample=False),
         replace(first, sample=False, beams=2),
+        replace(first, bias=(("Corvale", 100.0),)),
+        replace(first, bias=(("Corvale", -100.0),)),
     ]
     kept = ReplyStore(store.cache_folder() / "all.sqlite")
     kept.put({("answer", PROMPT, params): [Generation(str(i), 1, True)] for i, params in enumerate(others)})

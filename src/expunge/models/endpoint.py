@@ -67,6 +67,10 @@ class Endpoint:
         """`params.copies` answers a prompt. Raises ModelError saying what the endpoint answered, ConfigError or CapabilityError for what it cannot do."""
         if params.beams > 1:
             raise ConfigError(f"{self.url}: an endpoint has no beam search. Use beams=1.")
+        if params.bias:
+            raise CapabilityError(
+                f"{self.url}: single tokens cannot be pushed, for which token a word is to an endpoint is not known. Give a model folder or hub id."
+            )
         if any(prompt.prefill or prompt.images for prompt in prompts):
             raise CapabilityError(
                 f"{self.url}: an endpoint cannot be made to go on from a given start of its answer, and is shown no images."

@@ -22,9 +22,9 @@ from expunge.data.images import open_image
 from expunge.data.tokenize import Encoded, Encoder
 from expunge.errors import CapabilityError, DataError, ModelError
 from expunge.models.intervention import Asked, Intervention
-from expunge.models.language_model import TransformerLM, read_logits
+from expunge.models.language_model import TransformerLM
 from expunge.models.load import context_length, load_model, load_processor, sees_images
-from expunge.models.logprobs import head_rows
+from expunge.models.logprobs import head_rows, read_logits
 from expunge.types import Example, Generation, GenerationParams, Prompt, Score
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class ImageTextLM(TransformerLM):
             part.requires_grad_(True)
 
     def _make_encoder(self, template: str) -> ImageTextEncoder:
-        return ImageTextEncoder(self.processor, context_length(self.model, self.tokenizer), template)
+        return ImageTextEncoder(self.processor, context_length(self.model.config, self.tokenizer), template)
 
     @property
     def reader(self) -> Any:
@@ -284,7 +284,10 @@ class ImageTextLM(TransformerLM):
             found = [values.cpu().numpy() for values in read_logits(logits, rows_of_logits, targets)]
             cuts = np.cumsum(batch.answer.sum(1).cpu().numpy())[:-1]
             pieces = zip(*(np.split(values, cuts) for values in found), strict=True)
-            scores |= {row: Score(logp, hits, z=z) for row, (logp, hits, z) in zip(rows, pieces, strict=True)}
+            scores |= {
+                row: Score(logp, hits, z=z, ranks=ranks)
+                for row, (logp, hits, z, ranks) in zip(rows, pieces, strict=True)
+            }
         return [scores[row] for row in range(len(examples))]
 
     def generate(

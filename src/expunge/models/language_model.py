@@ -15,10 +15,11 @@ from torch import Tensor
 
 from expunge.data.batching import Batch, by_length, collate
 from expunge.data.tokenize import Encoded, Encoder
-from expunge.metrics.min_k import LEAST_VARIANCE
 from expunge.models.greedy import write_greedily, writes_as_generate
 from expunge.models.intervention import Answer, Asked, Forward, Intervention
 from expunge.models.load import context_length
+from expunge.models.logprobs import read_logits
+from expunge.models.pushed import PushedTokens
 from expunge.models.tree import Tree, build_tree
 from expunge.types import FLOOR, Example, Generation, GenerationParams, Prompt, Score, Seed
 
@@ -65,7 +66,7 @@ class TransformerLM:
         self._lock = threading.Lock()
 
     def _make_encoder(self, template: str) -> Encoder:
-        return Encoder(self.tokenizer, context_length(self.model, self.tokenizer), template)
+        return Encoder(self.tokenizer, context_length(self.model.config, self.tokenizer), template)
 
     def let_train(self) -> None:
         """Every weight that text reaches takes a gradient."""
@@ -156,7 +157,9 @@ class TransformerLM:
         found = [values.cpu().numpy() for values in read_logits(logits, rows, targets)]
         cuts = np.cumsum([len(answer.at) for answer in forward.answers])[:-1]
         pieces = zip(*(np.split(values, cuts) for values in found), strict=True)
-        scores = iter([_score(*piece) if changed else Score(*piece[:2], z=piece[2]) for piece in pieces])
+        scores = iter(
+            [_score(*piece) if changed else Score(*piece[:2], z=piece[2], ranks=piece[3]) for piece in pieces]
+        )
         return [[next(scores) for _ in tree.answers] for tree in trees]
 
     def _forward(self, trees: Sequence[Tree], asked: Sequence[Asked], *, packed: bool) -> Forward:
@@ -265,6 +268,7 @@ class TransformerLM:
         writing = (
             change.writing(self.model, batch, asked) if change and changed else nullcontext((self.model, {}))
         )
+        pushed = {"logits_processor": self._pushed(params.bias)} if params.bias else {}
         with writing as (model, more), torch.random.fork_rng(), torch.inference_mode():
             # other prompts, other draws: their answers are to be independent
             torch.manual_seed(Seed(params.seed).child("draw", *(row.text for row in asked)).number)
@@ -275,10 +279,17 @@ class TransformerLM:
                 generation_config=self.generation_config(params),
                 **(shown or {}),
                 **more,
+                **pushed,
             )
         new = out[:, batch.ids.shape[1] :].cpu().tolist()
         copies = params.copies
         return [[self._read(ids) for ids in new[i : i + copies]] for i in range(0, len(new), copies)]
+
+    def _pushed(self, bias: Sequence[tuple[str, float]]) -> Any:
+        """For `generate`, which adds it after whatever an intervention does to the logits, and before the temperature."""
+        from transformers import LogitsProcessorList
+
+        return LogitsProcessorList([PushedTokens(self.tokenizer, bias, self._end_ids)])
 
     def generation_config(self, params: GenerationParams):
         """Exactly what `params` says; a checkpoint's own sampling defaults are not taken over, its end tokens are."""
@@ -354,37 +365,11 @@ def _stack(trees: Sequence[Tree], pad_id: int, *, tree_mask: bool, dtype: torch.
     return _Stack(torch.from_numpy(ids), torch.from_numpy(positions), attention, torch.from_numpy(enters))
 
 
-def read_logits(logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each answer token, from [positions, vocab] logits and the position that predicts it, each [answer]: log p, nats; whether it is the
-    likeliest token; and (log p - μ) / σ with mean and spread of log p over the vocabulary, 0 where there is no spread.
-    """
-    at_once = (
-        2**17 if logits.device.type == "cpu" else 2**26
-    )  # numbers read together: what a CPU's cache holds
-    parts = [_of_vocabulary(part.float()) for part in logits.split(max(1, at_once // logits.shape[-1]))]
-    best, normaliser, mean, variance = (torch.cat(part)[rows] for part in zip(*parts, strict=True))
-    logp = logits[rows, targets].float() - normaliser
-    z = (logp - mean) / variance.sqrt()
-    return logp, best == targets, torch.where(variance < LEAST_VARIANCE, 0.0, z)
-
-
-def _of_vocabulary(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Likeliest token, log of the normaliser, and mean and variance of log p, each [positions], from [positions, vocab] logits."""
-    top, best = logits.max(-1)
-    logp = logits.log_softmax(-1)
-    normaliser = top - logp.gather(-1, best[:, None]).squeeze(-1)
-    p = logp.exp()
-    logp.clamp_(min=-1e4)  # a token that cannot come counts for nothing: 0 times a number
-    mean = (p * logp).sum(-1)
-    variance = (p * logp.sub_(mean[:, None]).square_()).sum(-1)
-    return best, normaliser, mean, variance
-
-
 def _is_greedy(params: GenerationParams) -> bool:
-    return not params.sample and params.beams == params.copies == 1
+    return not params.sample and not params.bias and params.beams == params.copies == 1
 
 
-def _score(logp: np.ndarray, hits: np.ndarray, z: np.ndarray) -> Score:
+def _score(logp: np.ndarray, hits: np.ndarray, z: np.ndarray, ranks: np.ndarray) -> Score:
     """A token that an intervention leaves no probability counts as FLOOR nats, and the score says so."""
     possible = np.isfinite(logp)
-    return Score(np.where(possible, logp, np.float32(FLOOR)), hits & possible, not possible.all(), z)
+    return Score(np.where(possible, logp, np.float32(FLOOR)), hits & possible, not possible.all(), z, ranks)

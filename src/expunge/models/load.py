@@ -181,9 +181,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
 
 
-def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens a row may have."""
-    config = model.config.get_text_config()
+def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens a row may have, of a model of this configuration."""
+    config = config.get_text_config()
     limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
     return int(min(limit for limit in limits if limit))
 

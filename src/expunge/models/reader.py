@@ -111,7 +111,7 @@ def unreachable(name: str | Path, error: Exception) -> str:
 
 def most_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of the longest text. RoBERTa and its kin count positions from behind the pad id, and so have fewer than they say."""
-    limit = context_length(model, tokenizer)
+    limit = context_length(model.config, tokenizer)
     for name, module in model.named_modules():
         pad = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and pad is not None:

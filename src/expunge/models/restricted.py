@@ -126,12 +126,21 @@ class GoingBack:
     def __init__(self, change: RestrictedTokens, model: PreTrainedModel, asked: Sequence[Asked]):
         self.change, self.model, self.asked = change, model, asked
 
-    def generate(self, ids: Tensor, *, attention_mask: Tensor, generation_config: Any) -> Tensor:
-        """[prompts * copies, tokens] ids, prompts included. Rows that are not flagged are those of the plain model."""
+    def generate(
+        self,
+        ids: Tensor,
+        *,
+        attention_mask: Tensor,
+        generation_config: Any,
+        logits_processor: Sequence[Any] = (),
+    ) -> Tensor:
+        """[prompts * copies, tokens] ids, prompts included. Rows that are not flagged are those of the plain model. `logits_processor`
+        come after the restriction, in every round: they cannot bring back what may not come, nor hide what would have come.
+        """
         width, ends = ids.shape[1], set(generation_config.eos_token_id)
         copies = generation_config.num_return_sequences
         watch = Watch(self.change, self.asked, [{} for _ in self.asked], width, ends)
-        written = self._write(ids, attention_mask, generation_config, watch)
+        written = self._write(ids, attention_mask, generation_config, [watch, *logits_processor])
         rows = [line // copies for line in range(len(written))]
         once = copy.deepcopy(generation_config)
         once.num_return_sequences = 1
@@ -156,7 +165,7 @@ class GoingBack:
             watch = Watch(
                 self.change, [self.asked[rows[i]] for i in again], [bans[i] for i in again], width, ends
             )
-            answers = self._write(ids[at], attention_mask[at], once, watch)
+            answers = self._write(ids[at], attention_mask[at], once, [watch, *logits_processor])
             tried = {line: (i, answers[i]) for i, line in enumerate(again)}
         for line in refused:
             written[line] = [*self.change.refusal, generation_config.eos_token_id[0]]
@@ -165,7 +174,9 @@ class GoingBack:
         prompts = ids.repeat_interleave(copies, 0)
         return torch.cat([prompts, torch.tensor(padded, dtype=ids.dtype, device=ids.device)], 1)
 
-    def _write(self, ids: Tensor, attention: Tensor, config: Any, watch: Watch) -> list[list[int]]:
+    def _write(
+        self, ids: Tensor, attention: Tensor, config: Any, processors: Sequence[Any]
+    ) -> list[list[int]]:
         from transformers import LogitsProcessorList
 
         write: Any = self.model.generate
@@ -173,7 +184,7 @@ class GoingBack:
             ids,
             attention_mask=attention,
             generation_config=config,
-            logits_processor=LogitsProcessorList([watch]),
+            logits_processor=LogitsProcessorList(processors),
         )
         return out[:, ids.shape[1] :].tolist()
 

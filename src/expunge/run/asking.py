@@ -24,7 +24,7 @@ from expunge.errors import CapabilityError
 from expunge.run.make import Progress, is_address, load, model_hash, silent
 from expunge.types import Example, Generation, GenerationParams, LanguageModel, Prompt, Score
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same model gives other replies to the same questions."""
 
 
@@ -72,6 +72,7 @@ def _plain(reply: Any) -> Any:
             "logp": [float(x) for x in reply.token_logprobs],
             "hits": [int(x) for x in reply.hits],
             "z": None if reply.z is None else [float(x) for x in reply.z],
+            "ranks": None if reply.ranks is None else [int(x) for x in reply.ranks],
             "floored": bool(reply.floored),
         }
     return [asdict(generation) for generation in reply] if isinstance(reply, list) else float(reply)
@@ -84,6 +85,7 @@ def _read(kind: str, held: Any) -> Any:
             np.array(held["hits"], dtype=bool),
             held["floored"],
             None if held["z"] is None else np.array(held["z"], dtype=np.float32),
+            None if held["ranks"] is None else np.array(held["ranks"], dtype=np.int64),
         )
     return [Generation(**generation) for generation in held] if kind == "answer" else held
 

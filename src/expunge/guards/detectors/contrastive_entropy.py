@@ -159,11 +159,13 @@ def _own_reader(settings: ContrastiveEntropy, model: Any) -> Reader:
             "the contrastive_entropy detector reads prompts by the guarded model's own states, and an endpoint shows none.\n"
             "Name a masked language model for it: --set detector.encoder=FOLDER-OR-HUB-ID"
         )
-    return _reader(settings, model.model, model.tokenizer, context_length(model.model, model.tokenizer))
+    return _reader(
+        settings, model.model, model.tokenizer, context_length(model.model.config, model.tokenizer)
+    )
 
 
 def _masked_reader(settings: ContrastiveEntropy, masked: MaskedLM) -> Reader:
-    limit = context_length(masked.model, masked.tokenizer)
+    limit = context_length(masked.model.config, masked.tokenizer)
     # RoBERTa counts positions from behind its padding id, so that many fewer fit
     return _reader(settings, masked.model, masked.tokenizer, limit - (masked.tokenizer.pad_token_id or 0) - 1)
 

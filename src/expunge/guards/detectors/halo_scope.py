@@ -18,7 +18,7 @@ forget prompts look like and not what sets them apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,7 @@ from pydantic import Field
 from expunge.errors import DataError
 from expunge.guards.detection import DetectorSettings, windows
 from expunge.models.states import states
+from expunge.models.subspace import Subspace, find_subspace, subspace_score
 from expunge.types import Prompt
 
 if TYPE_CHECKING:
@@ -51,24 +52,6 @@ class HaloScope(DetectorSettings):
             )
         forget = [piece for text in data.forget_prompts for piece in windows(text)]
         return FittedHaloScope(model, self.layer, find_subspace(_read(model, self.layer, forget), self.k))
-
-
-class Subspace(NamedTuple):
-    mean: np.ndarray  # [hidden]
-    directions: np.ndarray  # [k, hidden] orthonormal
-    sizes: np.ndarray  # [k] singular values over the square root of the number of rows
-
-
-def find_subspace(features: np.ndarray, k: int) -> Subspace:
-    """Of `features` [n, hidden]; fewer than `k` directions where there are no more."""
-    mean = features.mean(0)
-    _, sizes, directions = np.linalg.svd(features - mean, full_matrices=False)
-    return Subspace(mean, directions[:k], sizes[:k] / len(features) ** 0.5)
-
-
-def subspace_score(features: np.ndarray, subspace: Subspace) -> np.ndarray:
-    """[n] the mean over directions of size times squared projection."""
-    return (((features - subspace.mean) @ subspace.directions.T) ** 2 * subspace.sizes).mean(1)
 
 
 def _read(model: TransformerLM, layer: int, texts: Sequence[str]) -> np.ndarray:
