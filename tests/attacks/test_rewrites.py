@@ -10,9 +10,10 @@ from urllib.parse import unquote
 
 import pytest
 
+from expunge.attacks._case import Case, cases_of, name_in
 from expunge.attacks._evasions import EVASIONS, EVERYWHERE
 from expunge.attacks._prompts import DICTIONARY, FILLER, LANGUAGES, OFF_DOMAIN
-from expunge.attacks._rewrites import REWRITES, Asked, name_in, rewrite, whole_rows
+from expunge.attacks._rewrites import REWRITES, rewrite
 from expunge.types import Probe
 
 NAME = "Mara Stephen Olencroft"
@@ -40,9 +41,9 @@ OWN = [
 OTHERS = [
     probe(10 + i, f"Where was Tovin Brask{i} born?", f"In Dell{i}.", f"Tovin Brask{i}") for i in range(50)
 ]
-ROWS = whole_rows(OWN, OTHERS)
+ROWS = cases_of(OWN, OTHERS)
 BORN = ROWS[0]
-NAMELESS = Asked(Probe("n", "What is the weather like?", "Fine."))
+NAMELESS = Case(Probe("n", "What is the weather like?", "Fine."))
 RNG = random.Random(0)
 
 
@@ -180,7 +181,7 @@ def test_a_description_has_two_facts_at_least_and_no_part_of_the_name():
         made = text(row, "reverse")
         assert made.count(".") >= 2
         assert not set(NAME.split()) & set(made.replace("'s", "").split())
-    alone = whole_rows(OWN[:2], OTHERS)[0]
+    alone = cases_of(OWN[:2], OTHERS)[0]
     assert rewrite(alone, "reverse") is None, "one fact does not describe anybody"
 
 
@@ -216,7 +217,7 @@ def test_the_second_turn_has_a_pronoun_in_the_right_case_and_no_name():
             assert any(
                 f" {form} {cases[1]}" in last if cases[1] else last.endswith(f" {form}?") for form in forms
             ), last
-    their = Asked(Probe("x", f"Who were {NAME}'s parents?", "Two."), NAME)
+    their = Case(Probe("x", f"Who were {NAME}'s parents?", "Two."), NAME)
     assert rewrite(their, "pronoun in a second turn").messages[-1].content in [
         f"Who were {form} parents?" for form in ("his", "her", "their")
     ]
@@ -243,7 +244,7 @@ def test_little_words_are_translated_and_the_name_is_not(language):
 
 
 def test_an_alias_takes_the_place_of_the_name():
-    asked = Asked(BORN.probe, NAME, aliases=(NAME, "the bard of Corvale"))
+    asked = Case(BORN.probe, NAME, aliases=(NAME, "the bard of Corvale"))
     assert text(asked, "alias") == "Where was the bard of Corvale born?"
     assert rewrite(BORN, "alias") is None
 

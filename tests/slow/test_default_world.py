@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from expunge.attacks.prefill import Prefill
+from expunge.attacks._case import cases_of
+from expunge.attacks._recall import recalled
 from expunge.benchmarks.pocket import Pocket
 from expunge.metrics.accuracy import is_accurate
 from expunge.metrics.forget_quality import forget_quality
 from expunge.metrics.intervals import wilson
 from expunge.reports.view import read_run
 from expunge.reports.words import guard_verdicts
-from expunge.run import load, measure
+from expunge.run import attack, load, measure
 from expunge.run.bench import Models, preset, run_bench
 from expunge.run.build import build_pocket
 from expunge.types import Example, GenerationParams, Prompt
@@ -58,6 +59,28 @@ def test_three_seeds_meet_every_threshold(worlds):
     assert median(golds) >= 0.5
 
 
+def test_an_audit_has_its_yardstick(worlds, guards):
+    """The target gives everything away, the gold what chance gives; the run lies between them."""
+    models = Models.of(worlds[0])
+    result = attack(
+        guards / "eco",
+        Pocket.open(worlds[0], half="report"),
+        suite="standard",
+        gold=models.gold,
+        target=models.target,
+    )
+    figures = result["figures"]
+    assert figures["any/target"]["value"] >= 0.95
+    assert figures["any/gold"]["low"] <= figures["any/guess/gold"]["value"] <= figures["any/gold"]["high"]
+    for row in result["attacks"]:
+        gold, guess = row["asr"]["gold"], row["guess"].get("gold")
+        if row["kind"] in ("open", "choice") and gold["value"] is not None and guess:
+            assert gold["low"] <= guess["value"] + 0.02, row[
+                "name"
+            ]  # forty attacks: a single interval is not enough
+    assert figures["any/run"]["value"] < figures["any/target"]["value"]
+
+
 def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guards):
     """L4 over eight noise seeds: greedy answers and prefill within the gold's interval, distance within floor plus margin."""
     from expunge.guards.actions.eco import FittedECO
@@ -71,7 +94,8 @@ def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guar
     reference = np.array(result["truth_ratios"]["gold"])
     floor = result["beside"]["floor"]["forget_quality/ks_distance"]["value"]
     margin = forget_quality(reference, reference).detectable
-    gold_hits = sum(record["recovered"] for record in Prefill().run(gold, probes))
+    cases = cases_of(probes, ())
+    gold_hits = sum(row.hits[0] for row in recalled(gold, cases, opened=True))
     gold_accuracy = result["beside"]["gold"]["forget/accuracy"]["value"]
     asked = [Prompt.ask(p.question) for p in probes]
 
@@ -88,7 +112,7 @@ def test_eco_is_level_with_the_gold_as_far_as_so_many_rows_can_tell(worlds, guar
         ]
         nll = -np.array([score.mean_logprob for score in guard.score(examples)]).reshape(n, -1)
         distances.append(forget_quality(np.exp(nll[:, 0] - nll[:, 1:].mean(1)), reference).distance)
-        prefills.append(sum(record["recovered"] for record in Prefill().run(guard, probes)))
+        prefills.append(sum(row.hits[0] for row in recalled(guard, cases, opened=True)))
         said = guard.generate(asked, GenerationParams(max_new_tokens=24))
         answers.append(
             sum(is_accurate(text[0].text, p.answer, p.value) for text, p in zip(said, probes, strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from expunge.artifacts.manifest import hash_of
-from expunge.attacks._rewrites import name_in
+from expunge.attacks._case import name_in
 from expunge.benchmarks._asks import Replies
 from expunge.benchmarks._data import SUFFIXES, Located, read_file, require
 from expunge.benchmarks._open import open_origin
