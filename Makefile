@@ -24,9 +24,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/expunge bench pocket --out runs/pocket
 
-# Tunes every pocket preset, runs each on three worlds and writes docs/results.md. Takes hours; killed, it goes on where it was.
+# Tunes every pocket preset, runs and audits each on three worlds, and writes docs/results.md and docs/robustness.md. Takes hours; killed,
+# it goes on where it was.
 results: install
 	$(BIN)/python benchmarks/results.py
+	$(BIN)/python benchmarks/robustness.py
 
 # Two workers with one thread each, and whole files to a worker, so that what a file builds is built once.
 test: install

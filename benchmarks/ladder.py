@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from expunge.attacks.prefill import Prefill
+from expunge.attacks._case import cases_of
+from expunge.attacks._recall import recalled
 from expunge.benchmarks._qa import measure
 from expunge.benchmarks.pocket import Pocket
 from expunge.data.batching import collate
@@ -96,12 +97,12 @@ def row_of(model, bench, gold_records=None):
         any(is_accurate(answer.text, probe.answer, probe.value) for answer in answers)
         for probe, answers in zip(probes, sampled, strict=True)
     ]
-    prefill = Prefill().run(model, probes)
+    prefill = recalled(model, cases_of(probes, ()), opened=True)
     found = {
         "accuracy": figures["forget/accuracy"].number,
         "probability": figures["forget/probability"].number,
         "sampled": np.mean(leaked),
-        "prefill": np.mean([record["recovered"] for record in prefill]),
+        "prefill": np.mean([row.hits[0] for row in prefill]),
     }
     if gold_records is not None:
         found |= {

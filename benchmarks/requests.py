@@ -13,7 +13,8 @@ import tracemalloc
 import numpy as np
 import torch
 
-from expunge.attacks._rewrites import rewrite, whole_rows
+from expunge.attacks._case import cases_of
+from expunge.attacks._rewrites import rewrite
 from expunge.benchmarks.pocket import Pocket
 from expunge.data.dataset import Record
 from expunge.guards.policy import Policy
@@ -40,7 +41,7 @@ def main() -> None:
     asked = {
         name: [
             prompt.text
-            for row in whole_rows([p for p in tasks["forget"] if p.subject == name], tasks["retain"])
+            for row in cases_of([p for p in tasks["forget"] if p.subject == name], tasks["retain"])
             for wording in WORDINGS
             if (prompt := rewrite(row, wording)) is not None
         ]

@@ -102,7 +102,7 @@ def run_cells(presets, seeds, size: str, out: Path, workers: int) -> dict[str, l
 def run_cell(out: str, spec, models: Models, made: Recipe) -> float | str:
     """Seconds, 0 when it was done before; or why training could not go on."""
     try:
-        return run_method(out, spec, models, made, attacks=("prefill", "relearning"))
+        return run_method(out, spec, models, made, suite="standard")
     except TrainingError as error:
         return str(error).splitlines()[0]
 

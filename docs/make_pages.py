@@ -1,4 +1,4 @@
-"""Write docs/methods and docs/benchmarks: one page each, from the docstring of its file, and an index.
+"""Write docs/methods, docs/benchmarks and docs/attacks: one page each, from the docstring of its file, and an index.
 
     python docs/make_pages.py
 
@@ -9,7 +9,9 @@ import ast
 from pathlib import Path
 
 from expunge import catalog
+from expunge.attacks._attack import KINDS
 from expunge.recipes import GUARD_AXES, TRAINING_AXES, catalog_name, preset_names, read_recipe
+from expunge.run.audit import attack_names
 
 DOCS = Path(__file__).parent
 SECTIONS = (
@@ -28,7 +30,7 @@ SECTIONS = (
 
 def pages() -> dict[str, dict[str, str]]:
     """Folder to file name to text, of all pages."""
-    return {"methods": method_pages(), "benchmarks": benchmark_pages()}
+    return {"methods": method_pages(), "benchmarks": benchmark_pages(), "attacks": attack_pages()}
 
 
 def benchmark_pages() -> dict[str, str]:
@@ -53,6 +55,35 @@ def benchmark_pages() -> dict[str, str]:
             f"| `{entry.name}` | {entry.summary.rstrip('.')} | {cls.data_is} | [{entry.name}.md]({entry.name}.md) |"
         )
     found["README.md"] = "\n".join(rows) + "\n"
+    return found
+
+
+def attack_pages() -> dict[str, str]:
+    found = {}
+    rows = [
+        "# Attacks",
+        "",
+        "[How to read an audit](../attacks.md). Suites are nested: quick, standard, full.",
+        "",
+    ]
+    rows += ["| number | name | tier | suite | a hit | what | page |", "|---|---|---|---|---|---|---|"]
+    for name in attack_names():
+        cls, entry = catalog.load("attack", name), catalog.entries("attack")[name]
+        facts = f"Number: {cls.id}. Tier: {cls.tier}. Suite: {cls.suite}. A hit: {KINDS[cls.kind]}. Version {cls.version}."
+        if cls.agree:
+            facts += f" At least {cls.agree:g} of a fact's trials have to hit."
+        if getattr(cls, "rwku", ""):
+            facts += f" RWKU's type: {cls.rwku}."
+        text = [f"# {name}", "", *_paragraphs(entry.doc), "", facts]
+        if cls.model_fields:
+            text += ["", "| setting | default | meaning |", "|---|---|---|", *_options(cls, f"{name}.")]
+        found[f"{name}.md"] = "\n".join(text) + "\n"
+        rows.append(
+            f"| {cls.id} | `{name}` | {cls.tier} | {cls.suite} | {cls.kind} | {entry.summary.rstrip('.')} | [{name}.md]({name}.md) |"
+        )
+    found["README.md"] = (
+        "\n".join([*rows, "", *(f"- **{kind}**: {what}." for kind, what in KINDS.items())]) + "\n"
+    )
     return found
 
 

@@ -2,12 +2,14 @@
 
 import ast
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import expunge
 from expunge import catalog
+from expunge.attacks._attack import KINDS, SUITES, TIERS
 from expunge.recipes import GUARD_AXES, RECIPES, TRAINING_AXES, read_recipe
 from tests.methods.cases import CASES, ELSEWHERE
 
@@ -225,6 +227,34 @@ def test_every_benchmark_says_its_question_protocol_deviations_and_published_fig
         assert "/" in figure or figure == "model_utility"
         assert heading
         assert meaning
+
+
+CATALOGUE = [f"A{number:02}" for number in range(31)] + [f"W{number}" for number in range(1, 10)]
+"""What every audit has to have, by its number in the specification."""
+
+
+def test_every_attack_says_its_construction_what_it_needs_and_when_it_fails():
+    ids = {}
+    for name, entry in catalog.entries("attack").items():
+        cls = catalog.load("attack", name)
+        for section in SECTIONS:
+            assert f"\n{section}" in entry.doc, f"{name}: no '{section}' in its docstring"
+        assert "\n    " in entry.doc, f"{name}: no construction"
+        assert cls.tier in TIERS
+        assert cls.suite in SUITES
+        assert cls.kind in KINDS
+        assert all(info.description for info in cls.model_fields.values()), name
+        assert cls.id not in ids, f"{name} and {ids[cls.id]} have one number"
+        ids[cls.id] = name
+    assert not [
+        number for number in CATALOGUE if not any(re.fullmatch(f"{number}[a-z]?", own) for own in ids)
+    ]
+    kinds = {
+        cls.rwku
+        for cls in map(partial(catalog.load, "attack"), catalog.entries("attack"))
+        if getattr(cls, "rwku", "")
+    }
+    assert len(kinds) == 9, "RWKU has nine types"
 
 
 def test_the_pages_of_methods_and_benchmarks_are_those_of_the_code():

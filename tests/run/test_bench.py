@@ -15,7 +15,7 @@ from expunge.reports.words import guard_verdicts, limits
 from expunge.run import attack, evaluate, load, measure
 from expunge.run.bench import Models, preset, run_bench, run_method
 from expunge.run.build import build_pocket, refuse_missed
-from expunge.run.relearn import relearn
+from expunge.run.relearn import fine_tune
 from expunge.types import Example, Prompt
 from tests.cli.test_cli import expunge
 
@@ -150,7 +150,8 @@ def test_limits_say_that_a_guard_erases_nothing_and_what_was_not_tried(runs):
     said = " ".join(limits(read_run(runs / "eco")))
     assert "it erases nothing" in said
     assert "with the guard taken off they answer 100%" in said
-    assert "relearning and quantization were not tried" in said
+    assert "Attacks tried: direct" in said
+    assert "Not tried: " in said
     trained = " ".join(limits(read_run(runs / "npo")))
     assert "Nothing proves that the knowledge is gone" in trained
 
@@ -202,11 +203,11 @@ def test_an_unevaluated_run_says_what_to_type(runs, tmp_path):
 
 def test_prefill_recovers_from_the_target_and_not_from_the_gold(tiny_world):
     benchmark = Pocket.open(tiny_world, half="report")
-    result = attack(tiny_world / "target", benchmark, gold=tiny_world / "gold")
+    result = attack(tiny_world / "target", benchmark, "prefill", gold=tiny_world / "gold")
     assert result["figures"]["prefill/run"]["value"] >= 0.9
     assert result["figures"]["prefill/gold"]["value"] <= 0.2
     row = result["rows"][0]
-    assert row["reference"] not in row["prefill"]
+    assert row["reference"] not in row["prompt"]
 
 
 def test_the_verbs_work_from_the_command_line(runs, tiny_world):
@@ -222,7 +223,9 @@ def test_the_verbs_work_from_the_command_line(runs, tiny_world):
     assert "KS distance to the gold (up is closer)" in table.stdout
     evaluated = expunge("evaluate", runs / "npo", "--benchmark", "pocket", "--data", tiny_world, "--json")
     assert json.loads(evaluated.stdout)["figures"]["model_utility"]["value"] > 0
-    attacked = expunge("attack", runs / "npo", "--benchmark", "pocket", "--data", tiny_world, "--json")
+    attacked = expunge(
+        "attack", runs / "npo", "--only", "prefill", "--benchmark", "pocket", "--data", tiny_world, "--json"
+    )
     assert json.loads(attacked.stdout)["figures"]["prefill/gold"]["n"] == 12
     page = expunge("report", runs / "eco", "--json")
     assert json.loads(page.stdout)["page"].endswith("report.html")
@@ -257,7 +260,7 @@ def hidden(tiny_world, tmp_path_factory):
         spec,
         Models.of(tiny_world),
         made.model_copy(update={"train": settings}),
-        attacks=("prefill", "relearning"),
+        only=("prefill", "relearning"),
     )
     return read_run(out)
 
@@ -267,7 +270,6 @@ def test_what_was_only_hidden_comes_back_and_a_gold_does_not_learn_it(hidden):
     assert hidden.value("relearning") >= hidden.value("forget/accuracy") + 0.3
     assert hidden.value("relearning", "gold") <= 0.2
     assert hidden.value("relearning", "target") >= 0.5
-    assert hidden.value("relearning/probability") > hidden.value("relearning/probability", "gold")
 
 
 def test_the_excess_is_the_difference_of_the_shares_with_an_interval_over_people(hidden):
@@ -278,36 +280,33 @@ def test_the_excess_is_the_difference_of_the_shares_with_an_interval_over_people
     assert hidden.figure("relearning/excess", "gold") is None
 
 
-def test_the_report_no_longer_says_that_relearning_was_not_tried(hidden):
-    said = " ".join(limits(hidden))
-    assert "Attacks tried: prefill, relearning. " in said
-    assert "relearning and" not in said
-
-
 def test_nobody_who_is_measured_was_trained_on(tiny_world):
     benchmark = Pocket.open(tiny_world, half="report")
     taught = {probe.subject for probe in benchmark.other_forget_probes()}
     assert taught == benchmark.of_half("select").forget_subjects()
     assert not taught & benchmark.forget_subjects()
-    with pytest.raises(DataError, match="nobody is left to train on"):
-        attack(tiny_world / "gold", Pocket.open(tiny_world, half="all"), "relearning")
+
+
+def taught(benchmark):
+    return [
+        Example(Prompt.ask(probe.question), probe.answer, probe.id)
+        for probe in benchmark.other_forget_probes()
+    ]
 
 
 def test_the_gold_learns_what_it_is_taught_at_the_default_rate(tiny_world):
     lm = load(tiny_world / "gold", template="qa", device="cpu")
-    trace = relearn(
-        lm, Pocket.open(tiny_world, half="report").other_forget_probes(), Relearning().training, 0
-    )
+    trace = fine_tune(lm, taught(Pocket.open(tiny_world, half="report")), Relearning().training, 0)
     assert len(trace) == 20
     assert trace[-1]["retain_loss"] < 0.2 * trace[0]["retain_loss"]
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_world):
-    rows = Pocket.open(tiny_world, half="report").other_forget_probes()
+    rows = taught(Pocket.open(tiny_world, half="report"))
     weights = []
     for _ in range(2):
         lm = load(tiny_world / "gold", template="qa", device="cpu")
-        relearn(lm, rows, Relearning(steps=3).training, 0)
+        fine_tune(lm, rows, Relearning(steps=3).training, 0)
         weights.append(lm.model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
 
@@ -315,23 +314,9 @@ def test_the_same_seed_gives_the_same_weights(tiny_world):
 def test_a_guard_has_a_reason_in_place_of_a_number(tiny_world, tmp_path):
     out = str(tmp_path / "refuse")
     spec = ("pocket", {"data": str(tiny_world), "half": "report"})
-    run_method(out, spec, Models.of(tiny_world), preset("pocket", "refuse", 0), attacks=("relearning",))
-    figures = json.loads((tmp_path / "refuse" / "evaluations" / "attack-relearning.json").read_text())[
-        "figures"
-    ]
-    for name in ("relearning/run", "relearning/excess/run"):
+    run_method(out, spec, Models.of(tiny_world), preset("pocket", "refuse", 0), only=("relearning",))
+    figures = json.loads((tmp_path / "refuse" / "evaluations" / "audit.json").read_text())["figures"]
+    for name in ("relearning/run", "any/T3/run"):
         assert figures[name]["value"] is None
-        assert "the weights still hold the knowledge" in figures[name]["why"]
+        assert figures[name]["why"].startswith("not applicable: knowledge retained")
     assert figures["relearning/gold"]["value"] is not None
-
-
-def test_the_probability_is_that_of_the_right_answer(tiny_world):
-    benchmark = Pocket.open(tiny_world, half="report")
-    target = load(tiny_world / "target", template="qa", device="cpu")
-    probes = benchmark.forget_probes()
-    rows = Relearning().run(target, probes)
-    scores = target.score([Example(Prompt.ask(p.question), p.answer) for p in probes])
-    assert [row["probability"] for row in rows] == pytest.approx(
-        [float(torch.tensor(score.token_logprobs).mean().exp()) for score in scores]
-    )
-    assert {row["subject"] for row in rows} == benchmark.forget_subjects()

@@ -270,25 +270,25 @@ def run_method(
     spec: tuple[str, dict[str, Any]],
     models: Models,
     made: Recipe,
-    attacks: Sequence[str] = ("prefill",),
+    suite: str = "quick",
+    only: Sequence[str] = (),
 ) -> float:
-    """One row of the table: artifact, evaluation, attacks. Returns seconds; 0 when all of it was there."""
-    from expunge.run import attack, evaluate, model_hash
+    """One row of the table: artifact, evaluation, audit. Returns seconds; 0 when all of it was there."""
+    from expunge.run import evaluate, model_hash
+    from expunge.run.audit import attack, is_audited
 
     begin = time.perf_counter()
     name, arguments = spec  # plain values, which cross process borders where the benchmark itself need not
     benchmark: Any = open_benchmark(name, **arguments)
-    if not hasattr(benchmark, "forget_probes"):
-        attacks = ()  # they ask for facts, and texts have none of their own
-    results = (benchmark.name, *(f"attack-{name}" for name in attacks))
-    done = [Path(out) / "evaluations" / f"{result}.json" for result in results]
+    asked = hasattr(benchmark, "forget_probes")  # texts have no facts to ask for
     make_artifact(out, benchmark, models, made)
-    made_of = model_hash(out)
-    if all(path.is_file() and json.loads(path.read_text())["subject"]["sha256"] == made_of for path in done):
+    measured = Path(out) / "evaluations" / f"{benchmark.name}.json"
+    if not (measured.is_file() and json.loads(measured.read_text())["subject"]["sha256"] == model_hash(out)):
+        evaluate(out, benchmark, gold=models.gold, floor=models.floor, target=models.target)
+    elif not asked or is_audited(out, benchmark, suite, only, gold=models.gold, target=models.target):
         return 0.0
-    evaluate(out, benchmark, gold=models.gold, floor=models.floor, target=models.target)
-    for name in attacks:
-        attack(out, benchmark, name, gold=models.gold, floor=models.floor)
+    if asked:
+        attack(out, benchmark, only, suite=suite, gold=models.gold, floor=models.floor, target=models.target)
     return time.perf_counter() - begin
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from expunge.attacks._case import Case, cases_of
 from expunge.attacks._prompts import OFF_DOMAIN
-from expunge.attacks._rewrites import REWRITES, Asked, rewrite, whole_rows
-from expunge.data.dataset import Dataset, Record
+from expunge.attacks._rewrites import REWRITES, rewrite
+from expunge.data.dataset import Dataset
 from expunge.data.subjects import find_names
 from expunge.metrics.intervals import Interval, wilson
-from expunge.types import Probe, Seed
+from expunge.run.material import file_cases, probe_of_record
+from expunge.types import Seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,8 +72,8 @@ class Counted:
 class Material(NamedTuple):
     """What is asked."""
 
-    inside: list[Asked]
-    outside: list[Asked]
+    inside: list[Case]
+    outside: list[Case]
     """Retain rows, rewritten in the same ways."""
     groups: dict[str, list[str]]
     """More prompts that are out of scope, as they are."""
@@ -115,34 +117,16 @@ def _of_benchmark(benchmark: QABenchmark, seed: int) -> Material:
         if task not in (benchmark.roles.forget, benchmark.roles.retain)
     }
     return _material(
-        whole_rows(benchmark.forget_probes(), retain, names), whole_rows(retain, retain), groups, seed
+        cases_of(benchmark.forget_probes(), retain, names), cases_of(retain, retain), groups, seed
     )
 
 
 def _of_files(data: Dataset, seed: int) -> Material:
-    forget, retain = ([_probe(record) for record in rows] for rows in (data.forget, data.retain))
-    names = data.subjects or find_names(data.forget, data.retain)
-    inside = [
-        replace(asked, aliases=tuple(name for name in (record.subject, *record.aliases) if name))
-        for asked, record in zip(whole_rows(forget, retain, names), data.forget, strict=True)
-    ]
-    return _material(inside, whole_rows(retain, retain), {}, seed)
+    retain = [probe_of_record(record) for record in data.retain]
+    return _material(file_cases(data, retain), cases_of(retain, retain), {}, seed)
 
 
-def _probe(record: Record) -> Probe:
-    """A row as a question: a text is its own prompt, and somebody who is only named is asked about."""
-    return Probe(
-        record.id,
-        record.question or record.text or f"Who is {record.subject}?",
-        record.answer,
-        paraphrased_answer=record.paraphrased_answer,
-        perturbed_answer=record.perturbed_answer,
-        subject=record.subject or record.group,
-        value=record.key[0] if record.key and record.key[0] in record.answer else "",
-    )
-
-
-def _material(inside: list[Asked], outside: list[Asked], groups: dict[str, list[str]], seed: int) -> Material:
+def _material(inside: list[Case], outside: list[Case], groups: dict[str, list[str]], seed: int) -> Material:
     more = {f"{RETAIN}, all of them": [asked.question for asked in outside]} if len(outside) > MOST else {}
     groups = {**more, LOOK_ALIKES: list(_look_alikes(inside, outside, seed)), **groups, OFF: list(OFF_DOMAIN)}
     return Material(
@@ -152,11 +136,11 @@ def _material(inside: list[Asked], outside: list[Asked], groups: dict[str, list[
     )
 
 
-def _sample(rows: list[Asked], seed: int) -> list[Asked]:
+def _sample(rows: list[Case], seed: int) -> list[Case]:
     return random.Random(Seed(seed).child("rows").number).sample(rows, MOST) if len(rows) > MOST else rows
 
 
-def _look_alikes(inside: list[Asked], outside: list[Asked], seed: int) -> Iterator[str]:
+def _look_alikes(inside: list[Case], outside: list[Case], seed: int) -> Iterator[str]:
     """The forget questions about people that nobody has heard of: half of their name is the target's, half that of somebody who stays."""
     rng = random.Random(Seed(seed).child("look-alikes").number)
     staying = sorted({asked.name for asked in outside if " " in asked.name})

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import pkgutil
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge import catalog
 from expunge.artifacts import store
 from expunge.artifacts.manifest import hash_of, read_manifest
-from expunge.errors import ConfigError, DataError, ModelError
+from expunge.errors import DataError, ModelError
 from expunge.run.asking import Judge, replies_of
 from expunge.run.make import Progress, is_address, load, model_folder, model_hash, silent
-from expunge.types import Figure
 
 if TYPE_CHECKING:
     from expunge.benchmarks._benchmark import Benchmark
-    from expunge.benchmarks._qa_benchmark import QABenchmark
 
 EVALUATIONS = "evaluations"
 SCHEMA = 3
@@ -62,7 +58,7 @@ def evaluate(
     run folder knows its own. A run folder keeps the result in its `evaluations`: all of it as JSON, the rows as Parquet too; `out`
     is another file to keep it in. Raises DataError or ModelError.
     """
-    subjects = {"run": run, "target": target or _base_of(run), "gold": gold, "floor": floor}
+    subjects = {"run": run, "target": target or base_of(run), "gold": gold, "floor": floor}
     for name in subjects.values():
         if name:
             model_hash(name)  # a name that is wrong is told before anything is measured
@@ -87,7 +83,7 @@ def evaluate(
         "target": _named(subjects["target"]),
         **({"tokens": tokens} if tokens else {}),
         "columns": benchmark.columns,
-        "subject": _subject(run),
+        "subject": subject_of(run),
         "figures": figures["run"],
         "beside": {who: found for who, found in figures.items() if who != "run"},
         "seconds": round(time.perf_counter() - clock, 2),
@@ -96,7 +92,7 @@ def evaluate(
     }
     if out:
         _write(Path(out), result)
-    _keep(run, f"{benchmark.name}.json", result)
+    keep(run, f"{benchmark.name}.json", result)
     return result
 
 
@@ -151,7 +147,7 @@ def metric_versions() -> str:
     return hash_of({name: import_module(f"{metrics.__name__}.{name}").VERSION for name in names})
 
 
-def _subject(run: str | Path) -> dict[str, Any]:
+def subject_of(run: str | Path) -> dict[str, Any]:
     """What was measured; a run says its method and its claim."""
     facts: dict[str, Any] = {"name": str(run), "sha256": model_hash(run)}
     if (Path(run) / "manifest.json").is_file():
@@ -161,121 +157,12 @@ def _subject(run: str | Path) -> dict[str, Any]:
     return facts
 
 
-def attack(
-    run: str | Path,
-    benchmark: QABenchmark,
-    name: str = "prefill",
-    *,
-    settings: Mapping[str, Any] | None = None,
-    gold: str | Path | None = None,
-    floor: str | Path | None = None,
-    device: str | None = None,
-) -> dict[str, Any]:
-    """Share of the forget facts that an attack brings back, with intervals: from the run, and from target, gold and a second
-    gold (`floor`) where there are any. `excess` is a share less the gold's, row by row.
-
-    `settings`: the attack's numbers where they are not to be its defaults. Raises ConfigError, DataError or ModelError.
-    """
-    if not hasattr(benchmark, "forget_probes"):
-        raise ConfigError(
-            f"benchmark {benchmark.name}: attacks ask the questions of pocket or tofu. Take one of them."
-        )
-    method = catalog.load("attack", name).parse(settings or {}, f"attack {name}")
-    subjects = {"run": run, "target": _base_of(run), "gold": gold, "floor": floor}
-    found = {
-        who: _attacked(method, name, subject, benchmark, device)
-        for who, subject in subjects.items()
-        if subject
-    }
-    figures = {}
-    for who, tried in found.items():
-        figures[f"{name}/{who}"] = _share(tried)
-        if any("probability" in row for row in tried["rows"]):
-            figures[f"{name}/probability/{who}"] = _mean(tried, [row["probability"] for row in tried["rows"]])
-        if gold and who != "gold":
-            figures[f"{name}/excess/{who}"] = _excess(tried, found["gold"])
-    result = {
-        "schema": SCHEMA,
-        "attack": name,
-        "attack_version": method.version,
-        "tier": method.tier,
-        "settings": method.model_dump(mode="json"),
-        **_yardstick(benchmark, gold),
-        "subject": _subject(run),
-        "figures": {key: asdict(figure) for key, figure in figures.items()},
-        "rows": found["run"]["rows"],
-    }
-    _keep(run, f"attack-{name}.json", result)
-    return result
-
-
-def _attacked(
-    method: Any, name: str, subject: str | Path, benchmark: QABenchmark, device: str | None
-) -> dict[str, Any]:
-    """`rows` of one attack on one model, or `why` there are none; from the cache when it was tried before."""
-    from expunge.benchmarks._qa import MEASURE
-
-    trains = hasattr(method, "training")
-    key = hash_of(
-        [
-            name,
-            device,
-            method.version,
-            method.model_dump(mode="json"),
-            MEASURE,
-            benchmark.settings,
-            model_hash(subject),
-        ]
-    )
-    cached = store.cache_folder() / "attacks" / f"{key}.json"
-    if cached.is_file():
-        return store.read_json(cached)
-    lm = load(subject, dtype="float32" if trains else "auto", device=device, template=benchmark.template)
-    if method.needs <= lm.capabilities:
-        if trains:
-            from expunge.run.relearn import relearn
-
-            relearn(lm, benchmark.other_forget_probes(), method.training, method.seed)
-        tried = {"rows": method.run(lm, benchmark.forget_probes()), "why": "no row could be attacked"}
-    else:
-        tried = {"rows": [], "why": method.why_not}
-    store.write_json(cached, tried)
-    return tried
-
-
-def _share(tried: dict[str, Any]) -> Figure:
-    from expunge.metrics.intervals import wilson
-
-    n = len(tried["rows"])
-    if not n:
-        return Figure(None, why=tried["why"])
-    hits = sum(row["recovered"] for row in tried["rows"])
-    return Figure(hits / n, n, *wilson(hits, n))
-
-
-def _mean(tried: dict[str, Any], values: Sequence[float]) -> Figure:
-    import numpy as np
-
-    from expunge.metrics import intervals
-
-    clusters = intervals.group_rows([row["subject"] for row in tried["rows"]])
-    spread = intervals.percentiles(intervals.resampled_means(np.array(values), clusters))
-    return Figure(sum(values) / len(values), len(values), *spread)
-
-
-def _excess(ours: dict[str, Any], gold: dict[str, Any]) -> Figure:
-    if not ours["rows"]:
-        return Figure(None, why=ours["why"])
-    pairs = zip(ours["rows"], gold["rows"], strict=True)
-    return _mean(ours, [float(a["recovered"]) - float(b["recovered"]) for a, b in pairs])
-
-
-def _base_of(run: str | Path) -> str | None:
+def base_of(run: str | Path) -> str | None:
     """The model that a run folder was made from."""
     return read_manifest(Path(run))["base"]["name"] if (Path(run) / "manifest.json").is_file() else None
 
 
-def _keep(run: str | Path, name: str, result: dict[str, Any]) -> None:
+def keep(run: str | Path, name: str, result: dict[str, Any]) -> None:
     folder = Path(run)
     if (folder / "manifest.json").is_file():
         _write(folder / EVALUATIONS / name, result)

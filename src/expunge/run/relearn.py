@@ -1,16 +1,17 @@
-"""The training that the relearning attack starts with; attacks themselves import no training loop."""
+"""The training that attacks start with; attacks themselves import no training loop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from expunge.models.merged import merge_adapters
 from expunge.recipes import TrainSettings, recipe
-from expunge.types import Example, Probe, Prompt
+from expunge.types import Example
 
 
-def relearn(lm: Any, rows: Sequence[Probe], settings: TrainSettings, seed: int) -> list[dict[str, Any]]:
-    """Fine-tune all weights of a loaded model, in place, on the answers of `rows`. Returns the trace of the loop."""
+def fine_tune(lm: Any, rows: Sequence[Example], settings: TrainSettings, seed: int) -> list[dict[str, Any]]:
+    """Fine-tune all weights that text reaches, in place, on the answers of `rows`. Returns the trace of the loop."""
     import torch
 
     from expunge.train.feed import Feed, Rows
@@ -19,17 +20,8 @@ def relearn(lm: Any, rows: Sequence[Probe], settings: TrainSettings, seed: int) 
     cpu = lm.model.device.type == "cpu"
     torch.use_deterministic_algorithms(True, warn_only=not cpu)
     merge_adapters(lm.model)
-    lm.model.requires_grad_(True)
+    lm.let_train()
     made = recipe("retrain", train=settings, seed=seed)  # likelihood alone, of the rows alone
-    encoded = lm.encoder.examples([Example(Prompt.ask(row.question), row.answer, row.id) for row in rows])
-    return train(lm.model, Feed(lm.model, made, Rows(retain=encoded), lm.pad_id), made).trace
-
-
-def merge_adapters(model: Any) -> None:
-    """Write adapters into the weights that they stand beside, and take them away."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            model.set_submodule(name, module.get_base_layer())
+    return train(
+        lm.model, Feed(lm.model, made, Rows(retain=lm.encoder.examples(rows)), lm.pad_id), made
+    ).trace
