@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from expunge.artifacts.store import write_text
 from expunge.reports import plots, words
-from expunge.reports.view import RunView, read_run, same_yardstick
+from expunge.reports.view import RunView, audits_differ, read_run, same_yardstick
 from expunge.types import CLAIMS
 
 BESIDE = {"target": "target", "gold": "gold", "floor": "second gold"}
@@ -43,7 +44,7 @@ def table_rows(runs: Sequence[RunView]) -> tuple[list[tuple[str, str, str]], lis
                 {
                     "name": label,
                     "claim": "",
-                    "figures": {name: first.figure(name, who) for name, _, _ in columns},
+                    "figures": {name: _of_first(runs, name, who) for name, _, _ in columns},
                     "seconds": None,
                 }
             )
@@ -53,7 +54,7 @@ def table_rows(runs: Sequence[RunView]) -> tuple[list[tuple[str, str, str]], lis
                 "name": run.name,
                 "method": run.manifest["method"],
                 "claim": run.manifest["claim"],
-                "figures": {name: run.figure(name) for name, _, _ in columns},
+                "figures": {name: _comparable(runs, run, name) for name, _, _ in columns},
                 "seconds": run.manifest["seconds"]["total"],
             }
         )
@@ -64,6 +65,28 @@ def table_rows(runs: Sequence[RunView]) -> tuple[list[tuple[str, str, str]], lis
         if figure and figure["value"] is not None
     }
     return [column for column in columns if column[0] in shown], rows
+
+
+def _first_audited(runs: Sequence[RunView]) -> RunView:
+    return next((run for run in runs if run.audit), runs[0])
+
+
+def _of_first(runs: Sequence[RunView], name: str, who: str) -> dict[str, Any] | None:
+    """What stands beside the runs is taken from the first, and what an audit tells of it from the first that was audited."""
+    return (_first_audited(runs) if _is_audits(name) else runs[0]).figure(name, who)
+
+
+def _comparable(runs: Sequence[RunView], run: RunView, name: str) -> dict[str, Any] | None:
+    """A run's figure, or the reason why its audit's does not stand beside the first one's."""
+    first = _first_audited(runs).audit
+    found = run.figure(name)
+    if found and first and run.audit and _is_audits(name) and (why := audits_differ(first, run.audit, name)):
+        return {"value": None, "n": 0, "low": None, "high": None, "why": why, "note": ""}
+    return found
+
+
+def _is_audits(name: str) -> bool:
+    return any(name == figure for figure, _, _ in words.ATTACKS)
 
 
 def _columns(run: RunView) -> list[tuple[str, str, str]]:
@@ -86,7 +109,7 @@ def _write(runs: list[RunView], out: Path, detailed: int) -> Path:
     first = runs[0]
     page = environment.get_template("page.html.j2").render(
         title=first.name if detailed == 1 else f"{len(runs)} methods on {first.evaluation['benchmark']}",
-        runs=[_section(run) for run in runs[:detailed]],
+        runs=[_section(run, out) for run in runs[:detailed]],
         columns=columns,
         rows=rows,
         number=words.number,
@@ -135,7 +158,7 @@ def _scatter(runs: Sequence[RunView]) -> str:
     )
 
 
-def _section(run: RunView) -> dict[str, Any]:
+def _section(run: RunView, out: Path) -> dict[str, Any]:
     manifest, evaluation = run.manifest, run.evaluation
     recipe = manifest["recipe"]
     curve = _search_curve(run)
@@ -163,8 +186,17 @@ def _section(run: RunView) -> dict[str, Any]:
         else {},
         "written": [] if "roles" in evaluation else _written(evaluation),
         "others": [_other(other) for other in run.others],
-        "prefilled": run.attacks["prefill"]["rows"][:SHOWN_ANSWERS] if "prefill" in run.attacks else [],
+        "prefilled": run.audit_rows("prefill")[:SHOWN_ANSWERS],
+        "audit": _audit_page(run, out),
     }
+
+
+def _audit_page(run: RunView, out: Path) -> str:
+    """Where the audit's page lies, seen from this one; empty where there is none."""
+    page = run.folder / "audit.html"
+    if run.audit is None or not page.is_file():
+        return ""
+    return Path(os.path.relpath(page.resolve(), out.resolve().parent)).as_posix()
 
 
 def _answers(run: RunView, task: str) -> list[dict[str, str]]:
@@ -172,11 +204,8 @@ def _answers(run: RunView, task: str) -> list[dict[str, str]]:
     the figures count.
     """
     evaluation = run.evaluation
-    counted = (
-        {row["id"] for row in run.attacks["prefill"]["rows"]}
-        if "prefill" in run.attacks and task == evaluation["roles"]["forget"]
-        else None
-    )
+    attacked = {row["case"] for row in run.audit_rows("prefill")}
+    counted = attacked if attacked and task == evaluation["roles"]["forget"] else None
     picked = [
         i
         for i, row in enumerate(evaluation["rows"])

@@ -7,16 +7,34 @@ from typing import Any
 from expunge.reports.view import RunView
 
 ATTACKS = (
+    (
+        "any/T2",
+        "black-box",
+        "share of forget facts that at least one attack through the interface (T0 to T2) brings back in the model's own words (ASR_any)",
+    ),
+    (
+        "any/T2/excess",
+        "over gold",
+        "black-box less what the same attacks bring out of the gold, fact by fact",
+    ),
     ("prefill", "prefill", "share of forget facts that come back when the start of the answer is given"),
     (
-        "relearning",
+        "relearning/excess",
         "relearned",
-        "share of forget facts that come back after a few steps on other forgotten people; compare with the gold's own",
+        "share of forget facts that come back after a few steps on other forgotten people, less what the gold relearns on the same rows",
+    ),
+    ("quantization", "quantized", "share of forget facts that come back when the weights are rounded"),
+    (
+        "over_refusal",
+        "over-refused",
+        "share of the neighbours' questions that the target answers and this does not; an attack that fails on a model that answers nothing shows nothing",
     ),
 )
-"""Columns of the table beside those of the benchmark: attack, heading, meaning."""
+"""Columns of the table beside those of the benchmark, of an audit: figure, heading, meaning."""
 LONGEST_SETTING = 40
 """Characters of a setting that is shown."""
+MOST_NAMES = 12
+"""Attacks that one sentence names."""
 
 
 def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +44,7 @@ def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if isinstance(value, (str, int, float))
         and value is not False
-        and name not in ("benchmark", "version")
+        and name not in ("benchmark", "version", "most")
         and 0 < len(str(value)) < LONGEST_SETTING
     }
 
@@ -56,9 +74,7 @@ def limits(run: RunView) -> list[str]:
             )
     elif manifest["claim"] == "approximate":
         said.append(
-            "The weights were changed to answer as if the data had not been seen. Nothing proves that the knowledge is gone: "
-            + _listed([*_untried(run, "relearning"), "quantization", "probes of the weights"])
-            + " were not tried here."
+            "The weights were changed to answer as if the data had not been seen. Nothing proves that the knowledge is gone."
         )
     said += manifest.get("warnings", [])
     if manifest.get("level_reached") is False:
@@ -73,9 +89,7 @@ def limits(run: RunView) -> list[str]:
         said.append(
             f"Forget quality compares {n} rows with {n}: distances below about {1.358 * (2 / n) ** 0.5:.2f} are not told from zero at the 5 % level, so a p above 0.05 is weak evidence."
         )
-    tried = ", ".join(run.attacks) or "none"
-    others = ["Paraphrase", "translation", "multi-turn", *_untried(run, "relearning"), "quantization"]
-    said.append(f"Attacks tried: {tried}. {_listed(others)} were not tried here.")
+    said.append(attacks_said(run))
     plausible = run.value("forget/fluency")
     gold = run.value("forget/fluency", "gold")
     if plausible is not None and gold is not None and plausible < 0.5 * gold:
@@ -85,13 +99,37 @@ def limits(run: RunView) -> list[str]:
     return said
 
 
-def _untried(run: RunView, attack: str) -> list[str]:
-    """The attack's name, unless its result is there."""
-    return [] if attack in run.attacks else [attack]
+def attacks_said(run: RunView) -> str:
+    """Which attacks stand behind the figures, and which were not tried."""
+    audit = run.audit
+    if audit is None:
+        return f"Attacks tried: none. `expunge attack {run.name}` tries to get the knowledge back."
+    barred = [row["name"] for row in audit["attacks"] if row["name"] not in run.tried]
+    missing = [row["name"] for row in audit["not_tried"]]
+    differ = [
+        key
+        for key, value in run.evaluation["settings"].items()
+        if key in audit["settings"] and audit["settings"][key] != value
+    ]
+    return (
+        f"Attacks tried: {_names(run.tried)}."
+        + (f" Without a figure: {_names(barred)}." if barred else "")
+        + (f" Not tried: {_names(missing)}." if missing else "")
+        + (
+            f" The audit was made with another {', '.join(differ)} than the other figures here."
+            if differ
+            else ""
+        )
+    )
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + f" and {names[-1]}"
+def _names(names: list[str]) -> str:
+    """At most so many that a person reads them; the audit's page has all."""
+    if not names:
+        return "none"
+    plain = [name.replace("_", " ") for name in names]
+    rest = len(plain) - MOST_NAMES
+    return ", ".join(plain[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def guard_verdicts(runs: list[RunView]) -> list[str]:
