@@ -85,6 +85,24 @@ def test_a_run_folder_keeps_what_it_was_audited_with_before(guard, benchmark, ti
     attack(guard, benchmark, [*FEW, "W1"], gold=tiny_world / "gold")
 
 
+def test_what_another_audit_of_the_run_found_meanwhile_stays(guard, benchmark, tiny_world, tmp_path):
+    copy = shutil.copytree(guard, tmp_path / "copy")
+    shutil.rmtree(copy / "evaluations", ignore_errors=True)
+    begun = []
+
+    def meanwhile(what, done, total):
+        if not begun:
+            begun.append(what)
+            attack(copy, benchmark, ["A08b"], gold=tiny_world / "gold")
+
+    result = attack(copy, benchmark, ["A03"], gold=tiny_world / "gold", progress=meanwhile)
+    assert begun
+    assert {row["name"] for row in result["attacks"]} == {"cloze", "prefill"}
+    assert store.read_json(copy / "evaluations" / "audit.json")["attacks"] == json.loads(
+        json.dumps(result["attacks"])
+    )
+
+
 def test_an_audit_that_was_cut_short_goes_on_where_it_was(
     guard, benchmark, tiny_world, monkeypatch, tmp_path
 ):

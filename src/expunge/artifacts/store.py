@@ -87,9 +87,19 @@ def write_text(path: Path, text: str) -> None:
         raise StorageError(f"{path}: is a folder, and a file was to be written there. Give the file a name.")
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(path.name + ".new")
-        new.write_text(text, encoding="utf-8")
+        with _beside(path) as new:
+            new.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _beside(path: Path) -> Generator[Path]:
+    """A file of this process's own that takes the place of `path` when it is whole; two processes may write the same file."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        yield new
         new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -114,10 +124,8 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with _disk_errors(path):
-        new = path.with_name(path.name + ".new")
+    with _disk_errors(path), _beside(path) as new:
         pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), new)
-        new.replace(path)
 
 
 def file_hash(path: Path) -> str:
@@ -140,9 +148,9 @@ def _disk_errors(out: Path) -> Generator[None]:
         yield
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        denied = isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError)) or (
-            getattr(error, "errno", None) == errno.EROFS
-        )
+        denied = isinstance(
+            error, (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError)
+        ) or (getattr(error, "errno", None) == errno.EROFS)
         if not full and not denied:
             raise
         what = "the disk is full" if full else f"not allowed to write there ({error})"
