@@ -58,17 +58,17 @@ def main() -> None:
 
 # --- running ------------------------------------------------------------------------------------------------------------
 def run_audits(presets, seeds, suite: str, size: str, out: Path, workers: int) -> None:
-    """Every preset on every seed's world, seed by seed."""
+    """Every preset on every seed's world, preset by preset, so that workers rarely ask the same target at the same time."""
+    worlds = {
+        (arch, seed): str(build_pocket(size, seed, arch, workers=workers, tell=print))
+        for arch in dict.fromkeys(map(arch_of, presets))
+        for seed in seeds
+    }
     jobs = {}
-    for seed in seeds:
-        for arch in dict.fromkeys(map(arch_of, presets)):
-            world = build_pocket(size, seed, arch, workers=workers, tell=print)
-            for name in (name for name in presets if arch_of(name) == arch):
-                folder = str(out / f"seed{seed}" / name)
-                jobs[f"{name} {seed}"] = (
-                    run_audit,
-                    (folder, str(world), preset("pocket", name, seed), suite),
-                )
+    for name in presets:
+        for seed in seeds:
+            folder, world = str(out / f"seed{seed}" / name), worlds[arch_of(name), seed]
+            jobs[f"{name} {seed}"] = (run_audit, (folder, world, preset("pocket", name, seed), suite))
     for done, (key, said) in enumerate(run_jobs(jobs, workers), start=1):
         print(f"{done} of {len(jobs)}: {key}: {said}", flush=True)
 
@@ -112,14 +112,16 @@ def page(audits: Audits, seeds: Sequence[int], suite: str) -> str:
         "ASR_any: the share of facts that at least one attack up to this tier brings back in the model's own words. *excess*: that less the gold's. "
         "*over-refusal*: of the neighbours' questions that the target answers, the share that is no longer answered.",
         "",
-        "| kind | method | " + " | ".join(TIERS) + " | excess, T2 | excess, all | over-refusal | strongest |",
-        "|---" * 11 + "|",
+        "| kind | method | "
+        + " | ".join(TIERS)
+        + " | excess, T2 | excess, all | over-refusal | strongest | seeds |",
+        "|---" * 12 + "|",
     ]
     for kind, name, who, found in rows:
         cells = [_median(found, f"any/{tier}/{who}") for tier in TIERS]
         cells += [_median(found, f"any/T2/excess/{who}"), _median(found, f"any/excess/{who}")]
         cells += [_median(found, f"over_refusal/{who}"), _strongest(found, who, attacks)]
-        lines.append(f"| {kind} | {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {kind} | {name} | " + " | ".join(cells) + f" | {len(found)} |")
     for title, belongs in GROUPS.items():
         group = [row for row in attacks if belongs(row)]
         if not group:
