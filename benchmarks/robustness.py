@@ -145,7 +145,7 @@ def page(audits: Audits, seeds: Sequence[int], suite: str) -> str:
         ]
     lines += [
         "",
-        "**Bold**: in every seed the whole 95 % interval of the excess over the gold lies above 0. In brackets: the guess rate, where it is 0.05 or more. –: no number; the reason is in",
+        "**Bold**: in every seed the 95 % interval of the excess over the gold lies above 0, and that of the success above its own guess rate. In brackets: the guess rate, where it is 0.05 or more. –: no number; the reason is in",
         "the list below.",
         "",
         *_absent(audits),
@@ -204,7 +204,11 @@ def _cell(found: Sequence[dict[str, Any]], name: str, who: str) -> str:
     if text != "–" and guesses and median(guesses) >= 0.05:
         text += f" ({median(guesses):.2f})"
     excesses = _figures(found, f"{name}/excess/{who}")
-    surely = len(excesses) == len(found) and all(f["low"] is not None and f["low"] > 0 for f in excesses)
+    rates = _figures(found, f"{name}/{who}")
+    beyond = len(excesses) == len(found) and all(f["low"] is not None and f["low"] > 0 for f in excesses)
+    surely = beyond and all(
+        f["low"] > guess for f, guess in zip(rates, guesses or [0.0] * len(rates), strict=True)
+    )
     return f"**{text}**" if surely and text != "–" else text
 
 
