@@ -25,6 +25,16 @@ def test_what_comes_back_beyond_the_gold_fails_with_all_that_it_is_weighed_again
     )
 
 
+def test_wilder_guessing_than_the_golds_is_no_knowledge():
+    figures = rates("any/T0", run=0.3) | rates("direct", run=0.3)
+    figures["any/T0/guess/run"] = figure(0.28, 400, 0.25, 0.31)
+    found = verdict(audit([attack("A00", "direct", "T0")], figures))
+    assert found["status"] == "unclear"
+    assert "wilder guessing than the gold's" in found["sentence"]
+    figures["any/T0/guess/run"] = figure(0.1, 400, 0.08, 0.12)
+    assert verdict(audit([attack("A00", "direct", "T0")], figures))["status"] == "fails"
+
+
 def test_as_much_as_the_gold_is_nothing_found_and_says_what_is_ruled_out():
     found = verdict(direct(run=0.02, spread=0.01))
     assert found["status"] == "holds"
