@@ -167,8 +167,8 @@ def page(
 LEGEND = (
     "*KS p*, *KS D*: truth ratios against the gold's; the row `second gold` is the noise floor. *forget*, *retain*, *neighbours*, *known*, *lands*: share of questions",
     "whose fact is answered. *fluency*: median probability of the written answer's tokens under the gold. *AUC*: membership, forget against never-trained people; 0.5 is no trace.",
-    "*prefill*: share of forget facts that come back when the start of the answer is given. *relearned*: the same after 20 steps of fine-tuning on the other half of",
-    "the forget people, whom these facts are not about; *excess*: that less what the gold relearns with the same rows, order and rate. *steps*: of training. *seconds*: to make the",
+    "*prefill*: share of forget facts that come back when the start of the answer is given. *relearned*: the same after 20 steps of fine-tuning on other rows: those of the other half of",
+    "the forget people, other rows of the same people, or retain rows, whichever brings it back; *excess*: that less what the gold relearns so. *steps*: of training. *seconds*: to make the",
     "artifact and its trajectory, one thread.",
 )
 
