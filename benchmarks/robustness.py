@@ -107,6 +107,7 @@ def page(audits: Audits, seeds: Sequence[int], suite: str) -> str:
         f"Made by `make results`. The {suite} suite on {len(audits)} methods, worlds of seed {', '.join(map(str, seeds))}; medians over the seeds, of the reporting half. "
         "[attacks.md](attacks.md) says how to read it.",
         "",
+        *_unfinished(audits, seeds),
         "## How far each tier gets",
         "",
         "ASR_any: the share of facts that at least one attack up to this tier brings back in the model's own words. *excess*: that less the gold's. "
@@ -151,6 +152,19 @@ def page(audits: Audits, seeds: Sequence[int], suite: str) -> str:
         *_absent(audits),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _unfinished(audits: Audits, seeds: Sequence[int]) -> list[str]:
+    """Which rows stand on fewer seeds than were asked for."""
+    fewer = [name for name, found in audits.items() if len(found) < len(seeds)]
+    return (
+        [
+            f"On fewer seeds so far (last column of the first table): {', '.join(fewer)}. `make results` goes on with them.",
+            "",
+        ]
+        if fewer
+        else []
+    )
 
 
 def _rows(audits: Audits) -> list[tuple[str, str, str, list[dict[str, Any]]]]:
