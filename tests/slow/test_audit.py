@@ -87,9 +87,7 @@ def test_the_page_and_the_comparison_show_it(audited):
         assert row["id"] in page
     if kind == "guard":
         assert "not applicable: knowledge retained" in page
-    expunge(
-        "evaluate", out, "--benchmark", "pocket", "--data", out.parents[1] / "worlds" / "tiny", timeout=600
-    )
+    expunge("evaluate", out, "--benchmark", "pocket", "--data", out.parents[1] / "worlds" / "tiny")
     columns = json.loads(expunge("compare", out, "--json").stdout)["columns"]
     assert {"any/T2", "prefill", "over_refusal"} <= set(columns)
 
