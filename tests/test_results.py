@@ -101,9 +101,27 @@ def test_a_cut_of_the_results_is_made_once_and_keeps_what_is_by_hand(tmp_path):
     assert len(cells["npo"]) == 15
     assert "–" not in cells["npo"], "every figure is there"
     assert "npo | train.learning_rate: 0.0002, 0.0005, 0.001, 0.002" in made
-    assert "excess of refuse: suppression: the weights still hold the knowledge" in made
+    assert "relearned, excess of refuse: not applicable: knowledge retained" in made
     page.write_text(made.replace("Not written yet for these figures.", "As I see it."))
     second, again = run()
     assert again == stamps
     assert second.count("done before") == 2
     assert page.read_text() == made.replace("Not written yet for these figures.", "As I see it.")
+
+
+@pytest.mark.slow
+def test_a_cut_of_the_robustness_table_is_made_once(tmp_path):
+    page = tmp_path / "robustness.md"
+    command = [
+        sys.executable, str(SCRIPTS / "robustness.py"), "--presets", "refuse", "--seeds", "0", "--size", "tiny", "--suite", "quick",
+        "--workers", "1", "--out", str(tmp_path / "runs"), "--page", str(page),
+    ]  # fmt: skip
+    first = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
+    assert "refuse 0: done before" not in first.stdout
+    made = page.read_text()
+    target = next(line for line in made.splitlines() if line.startswith("| reference | target |"))
+    assert target.split("|")[3].strip() == "1.00"
+    assert "## Asked, and answered in its own words" in made
+    again = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
+    assert "refuse 0: done before" in again.stdout
+    assert page.read_text() == made
