@@ -93,7 +93,9 @@ def read_audits(presets, seeds, out: Path) -> Audits:
         for seed in seeds:
             path = out / f"seed{seed}" / name / "evaluations" / "audit.json"
             if path.is_file():
-                found.setdefault(name, {})[seed] = store.read_json(path)
+                held = store.read_json(path)
+                del held["rows"]  # some ten thousand a run, and the page shows none
+                found.setdefault(name, {})[seed] = held
     return found
 
 
