@@ -34,6 +34,9 @@ GROUPS = {
     "Choices, insides, echoes and lists: not part of ASR_any": lambda row: row["kind"] != "open",
 }
 
+SHOWN = {"side_channel": "AUROC by common"}
+"""The figure of attacks that have no success."""
+
 Audits = dict[str, dict[int, dict[str, Any]]]
 """By method and seed."""
 
@@ -148,7 +151,7 @@ def page(audits: Audits, seeds: Sequence[int], suite: str) -> str:
         ]
     lines += [
         "",
-        "**Bold**: in every seed the 95 % interval of the excess over the gold lies above 0, and that of the success above its own guess rate. In brackets: the guess rate, where it is 0.05 or more. –: no number; the reason is in",
+        "**Bold**: in every seed the 95 % interval of the excess over the gold lies above 0, and that of the success above its own guess rate. In brackets: the guess rate, where it is 0.05 or more. A28: AUROC by how common a reply is, 0.5 tells nothing. –: no number; the reason is in",
         "the list below.",
         "",
         *_absent(audits),
@@ -174,7 +177,7 @@ def _rows(audits: Audits) -> list[tuple[str, str, str, list[dict[str, Any]]]]:
     order = ("reference", "training", "edit", "guard")
     made = []
     for arch in dict.fromkeys(map(arch_of, audits)):
-        first = next(found for name, found in audits.items() if arch_of(name) == arch)
+        first = max((found for name, found in audits.items() if arch_of(name) == arch), key=len)
         mark = "" if arch == "llama" else f" ({arch})"
         made += [("reference", label + mark, who, [*first.values()]) for who, label in BESIDE.items()]
     kinds = {
@@ -215,6 +218,8 @@ def _median(found: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def _cell(found: Sequence[dict[str, Any]], name: str, who: str) -> str:
+    if name in SHOWN:
+        return _median(found, f"{name}/{SHOWN[name]}/{who}")
     text = _median(found, f"{name}/{who}")
     guesses = _values(found, f"{name}/guess/{who}")
     if text != "–" and guesses and median(guesses) >= 0.05:
@@ -240,7 +245,7 @@ def _absent(audits: Audits) -> list[str]:
     for name, found in audits.items():
         for row in next(iter(found.values()))["attacks"]:
             why = row["asr"]["run"]["why"]
-            if row["asr"]["run"]["value"] is None:
+            if row["asr"]["run"]["value"] is None and row["name"] not in SHOWN:
                 columns, names = reasons.setdefault(why, ([], []))
                 columns.append(row["id"])
                 names.append(name)
