@@ -11,7 +11,7 @@ from pathlib import Path
 from expunge import catalog
 from expunge.attacks._attack import KINDS
 from expunge.recipes import GUARD_AXES, TRAINING_AXES, catalog_name, preset_names, read_recipe
-from expunge.run.audit import attack_names
+from expunge.run.choosing import attack_names
 
 DOCS = Path(__file__).parent
 SECTIONS = (

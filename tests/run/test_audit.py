@@ -15,9 +15,10 @@ from expunge.benchmarks.pocket import Pocket
 from expunge.errors import ConfigError, DataError
 from expunge.models.load import save_model
 from expunge.run import attack, load, unlearn
-from expunge.run.audit import attack_names, chosen, is_audited, listed
+from expunge.run.audit import is_audited
 from expunge.run.auditing import Material, Patient, answered, ask_all, planned
 from expunge.run.bench import preset
+from expunge.run.choosing import attack_names, chosen, listed
 from expunge.types import Prompt
 from tests.attacks.leaky import CASES, Leaky
 from tests.conftest import make_family

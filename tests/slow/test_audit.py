@@ -6,8 +6,8 @@ import pytest
 
 from expunge.benchmarks.pocket import Pocket
 from expunge.run import unlearn
-from expunge.run.audit import attack_names
 from expunge.run.bench import preset
+from expunge.run.choosing import attack_names
 from tests.cli.test_cli import expunge
 
 pytestmark = pytest.mark.slow

@@ -7,6 +7,7 @@ An attack that *asks* lists trials, and whoever runs it puts all trials of all a
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -96,9 +97,9 @@ class AskingAttack(Settings):
     rwku: ClassVar[str] = ""
     """Which of RWKU's nine types of adversarial probe it is."""
 
+    @abstractmethod
     def trials(self, case: Case, given: Given) -> Iterable[Trial]:
         """What is asked first; nothing where the case has not what it takes. Options and answers are in one order, the right one first."""
-        raise NotImplementedError
 
     def follow(self, case: Case, trial: Trial, text: str) -> Trial | None:
         """The next turn, after what was written to this one; None where the attack ends."""
@@ -163,9 +164,9 @@ class OpeningAttack(Settings):
     version: ClassVar[int] = 1
     agree: ClassVar[float] = 0.0
 
+    @abstractmethod
     def read(self, opened: Opened) -> Reading:
         """What the weights give away. Raises nothing for a model that it cannot be tried on: `Reading.why` says it."""
-        raise NotImplementedError
 
 
 def answers_of(case: Case, trial: Trial | None = None) -> Answers:

@@ -88,7 +88,7 @@ def attack(
     from expunge.config import apply_overrides
     from expunge.errors import ConfigError
     from expunge.run.audit import attack as run_attack
-    from expunge.run.audit import chosen, listed
+    from expunge.run.choosing import chosen, listed
 
     if listing:
         print_list(listed(), as_json=as_json, run=run)

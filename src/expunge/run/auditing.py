@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +104,8 @@ def planned(
     left_out: dict[str, Counter[str]] = {name: Counter() for name in attacks}
     for name, attack in attacks.items():
         for number, case in enumerate(material.cases):
-            given = Given(chances(Seed(seed), name, case), *_written(helper))
+            rng = chances(Seed(seed), name, case)
+            given = replace(helper, rng=rng) if helper else Given(rng)
             trials = list(attack.trials(case, given))
             if not trials:
                 left_out[name]["the row has not what it takes"] += 1
@@ -121,10 +122,6 @@ def planned(
         else:
             left_out[one.attack]["longer than the model reads"] += 1
     return kept, left_out
-
-
-def _written(helper: Given | None) -> tuple[Mapping, ...]:
-    return (helper.reworded, helper.translated) if helper else ()
 
 
 def _unfit(attack: AskingAttack, case: Case, trial: Trial, endpoint: bool) -> str:
