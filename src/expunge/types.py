@@ -152,6 +152,16 @@ class LanguageModel(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where a removal request holds: in what the user says last, in all that stands before it, in what the model writes."""
+
+    input: bool = True
+    context: bool = True
+    """Earlier turns, system prompts, documents and tool results. False: what the user supplies about the subject may be used."""
+    output: bool = True
+
+
 # --- what is evaluated ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Probe:

@@ -14,12 +14,15 @@ from expunge.cli import (
     evaluate,
     guard,
     harness,
+    key,
     leaderboard,
     methods,
     plan,
     pocket,
     report,
+    request,
     score_log,
+    serve,
     unlearn,
     watermark,
 )
@@ -52,9 +55,11 @@ for verb, name in (
     (pocket.pocket, "pocket"),
     (bench.bench, "bench"),
     (watermark.watermark, "watermark"),
+    (serve.serve, "serve"),
 ):
     app.command(name)(verb)
-app.add_typer(guard.app, name="guard")
+for group, name in ((guard.app, "guard"), (request.app, "request"), (key.app, "key")):
+    app.add_typer(group, name=name)
 
 
 @app.callback(invoke_without_command=True)

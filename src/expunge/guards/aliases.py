@@ -11,22 +11,22 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Literal, NamedTuple, TypeVar
 
 from expunge.guards.canonical import canonicalise
 
 _MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
 _KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan, Burmese, Khmer
     "\u3005-\u3007\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese, Japanese
     "\uac00-\ud7a3"  # Korean, whose particles stick to names
 )
-WORD = re.compile(rf"[{_KATAKANA}]+|[{_UNSPACED}]|(?:(?![{_KATAKANA}{_UNSPACED}])[\w{_MARKS}])+")
+WORD = re.compile(rf"[{_KATAKANA}]+|[{UNSPACED}]|(?:(?![{_KATAKANA}{UNSPACED}])[\w{_MARKS}])+")
 """A word; in scripts that write no spaces between words, one character. A run of katakana is a word: it writes foreign names."""
-_NATIVE = "\nщ ψ ֆ"
-"""Makes a text Cyrillic, Greek and Armenian, so that a name whose letters all look Latin keeps its own."""
+NATIVE = "\nщщ ψψ ֆֆ 的的"
+"""Makes a text Cyrillic, Greek, Armenian and Chinese, so that a name whose letters all look Latin keeps its own."""
 _INSIDE = re.compile(r"(?<=\w)['’ʼ‐‑-](?=\w)")
 
 FUZZY = ((10, 2), (6, 1))
@@ -35,6 +35,8 @@ LETTERS_PER_EDIT = 4
 """A word may differ by one edit for each three of its letters, so that no short word turns into another."""
 LONGEST = 24
 """Longer words, and words with digits, are never read as misspelt."""
+BEGINNING = 7
+"""Letters whose deletions are indexed: words within so many edits have beginnings within as many."""
 REMEMBERED = 4096
 """Words read whose near ones are kept at hand: prompts are made of the same few."""
 PARTS = 4
@@ -68,8 +70,15 @@ _Words = tuple[str, ...]
 _Key = TypeVar("_Key")
 
 
+Visible = Callable[[str], bool]
+"""Whose names and values count. People who stay always do."""
+
+
 class AliasIndex:
-    """Names and values by owner. `known` are names of people who stay: where one of them fits better, nobody else is meant."""
+    """Names and values by owner. `known` are names of people who stay: where one of them fits better, nobody else is meant.
+
+    Texts may be read while another thread adds or removes. Whoever begins to read after an addition has returned finds it.
+    """
 
     def __init__(self, known: Iterable[str] = ()):
         self._entries: dict[_Words, tuple[_Entry, ...]] = {}
@@ -79,11 +88,19 @@ class AliasIndex:
         """How often each word is in use with so many deletions."""
         self._near: dict[str, tuple[str, ...]] = {}
         """Words by what is left of them after deletions."""
+        self._heads: dict[str, tuple[str | None, ...]] = {}
+        """Who has a word that begins so and goes on."""
         self._read: dict[str, set[str]] = {}
-        """Near words of the words read lately, until the index changes."""
+        """Near words of the words read lately. Another one after each change: who still writes in the old one does no harm."""
         self._owned: dict[str | None, dict[tuple[_Words, _Entry], None]] = {}
+        self._headed: dict[str | None, set[str]] = {}
         for name in known:
             self._add(None, name, "name")
+
+    @property
+    def edition(self) -> object:
+        """Another object after each change."""
+        return self._read
 
     def add(self, owner: str, names: Iterable[str], values: Iterable[str] = ()) -> None:
         """Names are found in other orders and misspelt as well; values only as they are. What the owner has already stays."""
@@ -91,83 +108,133 @@ class AliasIndex:
             self._add(owner, name, "name")
         for value in values:
             self._add(owner, value, "value")
+        self._read = {}
 
     def remove(self, owner: str) -> None:
         """Everything of this owner: afterwards the index is as if it had never been added."""
         for words, entry in self._owned.pop(owner, {}):
             _drop(self._entries, words, entry)
             self._count(words, entry, _less)
+        for head in self._headed.pop(owner, ()):
+            _drop(self._heads, head, owner)
+        self._read = {}
 
-    def find(self, text: str) -> list[Hit]:
-        """Where owners stand in canonical text, by place."""
-        return [hit for hit in self.read(text) if hit.owner is not None]
+    def find(self, text: str, visible: Visible | None = None) -> list[Hit]:
+        """Where owners stand in canonical text, by place. The names of those who are not `visible` are as if they were not there."""
+        return [hit for hit in self.read(text, visible) if hit.owner is not None]
 
-    def read(self, text: str) -> list[Hit]:
+    def read(self, text: str, visible: Visible | None = None) -> list[Hit]:
         """The same, with the people who stay."""
+        return self.scan(text, visible)[0]
+
+    def unfinished(self, text: str, visible: Visible | None = None) -> int:
+        """Where the earliest words stand that may become a name or a value when more words follow; the text's length if none do.
+
+        The last word is whole, and may be the first half of one that is written with a space in it.
+        """
+        return self.scan(text, visible)[1]
+
+    def scan(self, text: str, visible: Visible | None = None) -> tuple[list[Hit], int]:
+        """`read` and `unfinished` in one go."""
         spans = [match.span() for match in WORD.finditer(text)]
         words = [text[start:end] for start, end in spans]
         found: dict[tuple[int, int, str | None, str, str], Hit] = {}
-        for first, end, row, written in self._rows(words):
-            edits = [_edits(a, b) for a, b in zip(written, row, strict=True)]
-            total = sum(edits) + (end - first - len(row))  # a space within a word is an edit
-            for entry in self._entries[row]:
-                if total <= entry.edits:
+        unfinished = len(words)
+        for first, end, row, written in self._rows(words, visible):
+            half = end > len(words)
+            edits = sum(map(_edits, written, row))
+            total = edits + (end - first - len(row) - half)  # a space within a word is an edit
+            if end >= len(words) and first < unfinished and self._goes_on(row, total, visible):
+                unfinished = first
+            for entry in () if half else self._entries.get(row, ()):
+                if total <= entry.edits and _seen(entry.owner, visible):
                     place = spans[first][0], spans[end - 1][1]
                     hit = Hit(entry.owner, entry.alias, *place, int(total), entry.kind, entry.given)
                     key = (*place, entry.owner, entry.alias, entry.kind)
                     found[key] = min(found.get(key, hit), hit, key=_rank)
-        return sorted(_nearest(list(found.values())), key=lambda hit: (hit.start, hit.end, str(hit.owner)))
+        hits = sorted(_nearest(list(found.values())), key=lambda hit: (hit.start, hit.end, str(hit.owner)))
+        return hits, spans[unfinished][0] if unfinished < len(words) else len(text)
 
-    def _rows(self, words: Sequence[str]) -> Iterator[tuple[int, int, _Words, _Words]]:
-        """Rows in the index that may be meant by `words[first:end]`, and how each of their words is written.
+    def _goes_on(self, row: _Words, edits: float, visible: Visible | None) -> bool:
+        """Whether a longer row begins so that counts and forgives these edits."""
+        if not row:
+            return True
+        rows = [row] if math.isfinite(edits) else []
+        while rows:
+            row = rows.pop()
+            for word in tuple(self._next.get(row, ())):
+                longer = (*row, word)
+                entries = self._entries.get(longer, ())
+                if any(entry.edits >= edits and _seen(entry.owner, visible) for entry in entries):
+                    return True
+                rows.append(longer)
+        return False
 
-        Two neighbours in the text may be one word in the index.
+    def _rows(
+        self, words: Sequence[str], visible: Visible | None
+    ) -> Iterator[tuple[int, int, _Words, _Words]]:
+        """Beginnings of rows in the index that may be meant by `words[first:end]`, and how each of their words is written.
+
+        Two neighbours in the text may be one word in the index. Where the last word may be the first of two, `end` is past it.
         """
-        near = {word: self._near_words(word) for word in set(words)}
+        read = self._read
+        near = {word: self._near_words(word, read) for word in set(words)}
+        half = any(_seen(owner, visible) for owner in self._heads.get(words[-1] if words else "", ()))
         pairs = ["".join(pair) for pair in pairwise(words)]
         paths: list[tuple[int, int, _Words, _Words]] = [(i, i, (), ()) for i in range(len(words))]
         while paths:
             first, at, row, written = paths.pop()
             following = self._next.get(row, {})
+            if at == len(words) - 1 and half and following:
+                yield first, at + 2, row, written
             options = [(word, words[at], at + 1) for word in near[words[at]] if word in following]
             if at < len(pairs) and pairs[at] in following:
                 options.append((pairs[at], pairs[at], at + 2))
             for word, spelled, end in options:
                 longer, as_written = (*row, word), (*written, spelled)
-                if longer in self._entries:
-                    yield first, end, longer, as_written
+                yield first, end, longer, as_written
                 if end < len(words) and longer in self._next:
                     paths.append((first, end, longer, as_written))
 
-    def _near_words(self, word: str) -> set[str]:
+    def _near_words(self, word: str, read: dict[str, set[str]]) -> set[str]:
         """Indexed words that may be meant: all within the edits allowed, and some more."""
-        if word not in self._read:
-            if len(self._read) >= REMEMBERED:
-                self._read.clear()
+        found = read.get(word)
+        if found is None:
+            if len(read) >= REMEMBERED:
+                read.clear()
             near = self._near
-            left = [near[rest] for rest in deletions(word, _allowed(word)) if rest in near] if near else []
-            self._read[word] = {word}.union(*left)
-        return self._read[word]
+            left = deletions(word, _allowed(word)) if near else ()
+            found = read[word] = {word}.union(*(near.get(rest, ()) for rest in left))
+        return found
 
     def _add(self, owner: str | None, alias: str, kind: Literal["name", "value"]) -> None:
-        owned = self._owned.setdefault(owner, {})
-        among_its_own = canonicalise(alias + _NATIVE).text[: -len(_NATIVE)]
-        for reading in {canonicalise(alias).text, among_its_own}:
+        owned, headed = self._owned.setdefault(owner, {}), self._headed.setdefault(owner, set())
+        new: set[str] = set()
+        canonical = canonicalise(alias)
+        readings = {canonical.text}
+        if canonical.spans is not None:  # not plain ASCII
+            readings.add(canonicalise(alias + NATIVE).text[: -len(NATIVE)])
+        for reading in readings:
             for words, edits, given in _forms(reading, kind):
                 entry = _Entry(owner, alias, kind, edits, given)
                 if (words, entry) not in owned:
                     owned[words, entry] = None
                     self._entries[words] = (*self._entries.get(words, ()), entry)
                     self._count(words, entry, _more)
+                    new.update(words)
+        for head in {word[:length] for word in new for length in range(1, len(word))} - headed:
+            self._heads[head] = (*self._heads.get(head, ()), owner)
+            headed.add(head)
 
     def _count(self, words: _Words, entry: _Entry, change: Callable[..., bool]) -> None:
         """One more or one less use of these words, their beginnings and their deletions."""
-        self._read.clear()
         for i, word in enumerate(words):
-            following = self._next.setdefault(words[:i], {})
-            change(following, word)
-            if not following:
-                del self._next[words[:i]]
+            row = words[:i]
+            following = self._next.get(row)
+            if following is None:
+                following = self._next[row] = {}
+            if change(following, word) and not following:
+                del self._next[row]
             depth = min(entry.edits, _allowed(word))
             if depth and change(self._indexed, (word, depth)):
                 for rest in deletions(word, depth):
@@ -213,11 +280,11 @@ def _edits(written: str, word: str) -> float:
 
 
 def deletions(word: str, depth: int) -> set[str]:
-    """The word without up to `depth` of its letters."""
-    found = last = {word}
-    for _ in range(depth):
-        last = {longer[:i] + longer[i + 1 :] for longer in last for i in range(len(longer))}
-        found = found | last
+    """The beginning of a word without up to `depth` of its letters."""
+    word = word[:BEGINNING]
+    found = {word}
+    for kept in range(max(len(word) - depth, 0), len(word)):
+        found.update(map("".join, combinations(word, kept)))
     return found
 
 
@@ -244,6 +311,10 @@ def distance(a: str, b: str) -> int:
             line.append(best)
         before, row = row, line
     return row[-1]
+
+
+def _seen(owner: str | None, visible: Visible | None) -> bool:
+    return owner is None or visible is None or visible(owner)
 
 
 def _rank(hit: Hit) -> tuple[int, bool]:

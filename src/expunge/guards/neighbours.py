@@ -6,9 +6,10 @@ the others score stays as it was.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Sequence
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
@@ -22,7 +23,13 @@ Rows = np.ndarray | sparse.csr_array
 """[n, width] float32, each row of length 1 (or 0, where a text has nothing to count). Few entries of hashed n-grams are not 0."""
 WIDTH = 2**18
 """Buckets of the hashed n-grams: so many that two of one prompt hardly ever share one."""
-BLOCK = 512  # texts compared at a time
+KINDS = 3
+BLOCK = 2**21  # cosines worked out at a time
+REMEMBERED = 2**14
+"""Words whose buckets are kept at hand."""
+CHUNK = 1024
+"""Requests, at most, whose questions stand in one chunk."""
+_WORD = re.compile(r"\w+")
 
 
 class Encoder(Protocol):
@@ -54,7 +61,7 @@ class HashedNgrams:
         """
         texts_with = np.zeros(WIDTH, dtype=np.float32)
         for text in texts:
-            texts_with[list({bucket for kind in _buckets(text) for bucket in kind})] += 1
+            texts_with[np.unique(np.frombuffer(b"".join(_buckets(text)), dtype=np.int32))] += 1
         idf = np.log((1 + len(texts)) / (1 + texts_with)) + 1
         return cls(np.where(texts_with > common * len(texts), np.float32(0), idf))
 
@@ -62,37 +69,48 @@ class HashedNgrams:
         return [text]
 
     def encode(self, texts: Sequence[str]) -> sparse.csr_array:
-        rows = [self._row(text) for text in texts]
-        buckets = np.array([bucket for row in rows for bucket in row], dtype=np.int32)
-        values = np.array([value for row in rows for value in row.values()], dtype=np.float32)
-        ends = np.cumsum([0, *map(len, rows)])
-        return sparse.csr_array((values, buckets, ends), (len(texts), WIDTH))
-
-    def _row(self, text: str) -> dict[int, float]:
-        """Value by bucket, in the buckets' order."""
-        row: dict[int, float] = {}
-        for kind in _buckets(text):
-            counts = Counter(kind)
-            weights = {bucket: float(self.idf[bucket]) for bucket in counts}
-            values = {
-                bucket: (1 + math.log(n)) * weights[bucket] for bucket, n in counts.items() if weights[bucket]
-            }
-            length = math.hypot(*values.values())
-            for bucket, value in values.items():
-                row[bucket] = row.get(bucket, 0.0) + value / length
-        length = math.hypot(*row.values())
-        return {bucket: row[bucket] / length for bucket in sorted(row)}
+        """One row a text, its buckets in order. How many are encoded together changes no bit."""
+        kinds = [kind for text in texts for kind in _buckets(text)]
+        found = np.frombuffer(b"".join(kinds), dtype=np.int32)
+        owners = np.repeat(np.arange(len(kinds)), [len(kind) // found.itemsize for kind in kinds])
+        cells, counts = np.unique(owners * WIDTH + found, return_counts=True)
+        kind, bucket = np.divmod(cells, WIDTH)
+        values = (1 + np.log(counts)) * self.idf[bucket]
+        told = values > 0
+        values = _unit(values[told], kind[told], len(kinds))
+        cells, place = np.unique(kind[told] // KINDS * WIDTH + bucket[told], return_inverse=True)
+        row, bucket = np.divmod(cells, WIDTH)
+        values = _unit(np.bincount(place, values, len(cells)), row, len(texts))
+        ends = np.searchsorted(row, np.arange(len(texts) + 1)).astype(np.int32)
+        return sparse.csr_array(
+            (values.astype(np.float32), bucket.astype(np.int32), ends), (len(texts), WIDTH)
+        )
 
     def state(self) -> dict[str, Any]:
         return {"idf": self.idf}
 
 
-def _buckets(text: str) -> list[list[int]]:
-    """Of each kind. A checksum is the same on every machine and in every process, as Python's own hash is not."""
-    return [
-        [crc32(gram.encode(), kind) % WIDTH for gram in grams]
-        for kind, grams in enumerate(ngrams_by_kind(text))
-    ]
+def _unit(values: np.ndarray, owner: np.ndarray, owners: int) -> np.ndarray:
+    """Each owner's values at length 1; summed one after the other, so that a value does not depend on who stands beside it."""
+    return values / np.sqrt(np.bincount(owner, values * values, owners))[owner]
+
+
+def _buckets(text: str) -> tuple[bytes, bytes, bytes]:
+    """Of each kind, 32 bits a bucket. A checksum is the same on every machine and in every process, as Python's own hash is not."""
+    words = _WORD.findall(text.casefold())
+    known = [_word_buckets(word) for word in words]
+    pairs = _packed(crc32(f"{a} {b}".encode(), 1) for a, b in pairwise(words))
+    return b"".join([whole for whole, _ in known]), pairs, b"".join([parts for _, parts in known])
+
+
+@lru_cache(REMEMBERED)
+def _word_buckets(word: str) -> tuple[bytes, bytes]:
+    """The bucket of a word, and those of its pieces."""
+    return _packed([crc32(word.encode())]), _packed(crc32(p.encode(), 2) for p in ngrams_by_kind(word)[2])
+
+
+def _packed(sums: Iterable[int]) -> bytes:
+    return array("i", [found % WIDTH for found in sums]).tobytes()
 
 
 class NeighbourIndex:
@@ -136,10 +154,9 @@ class NeighbourIndex:
             return np.zeros(rows.shape[0], dtype=np.float32), [""] * rows.shape[0]
         self._matrix = self._matrix or _Matrix.of(self._rows)
         scores, owners = [], []
-        for i in range(0, rows.shape[0], BLOCK):
-            product: Any = rows[i : i + BLOCK] @ self._matrix.columns
-            found, best = _best(product)
-            scores.append(found)
+        for product in self._matrix.products(rows):
+            best = product.argmax(axis=1)  # a NaN wins; of several the first
+            scores.append(product[np.arange(len(best)), best].astype(np.float32))
             owners += [self._matrix.owners[at] for at in self._matrix.ends.searchsorted(best, side="right")]
         return np.concatenate(scores) if scores else np.zeros(0, dtype=np.float32), owners
 
@@ -162,29 +179,142 @@ class NeighbourIndex:
 class _Matrix(NamedTuple):
     """All rows side by side, owners in alphabetical order: the order in which they came changes nothing."""
 
-    columns: Rows  # [width, n]
+    columns: np.ndarray | Columns  # [width, n]
     owners: list[str]
     ends: np.ndarray  # [owners]
 
     @classmethod
     def of(cls, rows: dict[str, Rows]) -> _Matrix:
         owners = sorted(rows)
-        columns = _stack([rows[owner] for owner in owners]).T
-        ends = np.cumsum([rows[owner].shape[0] for owner in owners])
-        return cls(columns.tocsr() if isinstance(columns, sparse.sparray) else columns, owners, ends)
+        stacked = _stack([rows[owner] for owner in owners])
+        columns = stacked.T if isinstance(stacked, np.ndarray) else Columns.of(stacked)
+        return cls(columns, owners, np.cumsum([rows[owner].shape[0] for owner in owners]))
+
+    def products(self, rows: Any) -> Iterator[np.ndarray]:
+        """[block, n] cosines, block by block."""
+        block = max(1, BLOCK // int(self.ends[-1]))
+        for i in range(0, rows.shape[0], block):
+            yield rows[i : i + block] @ self.columns
 
 
-def _best(product: Any) -> tuple[np.ndarray, np.ndarray]:
-    """[block] the largest cosine of each row of [block, n], and its column. A NaN wins; what is not stored is 0."""
-    if not isinstance(product, sparse.sparray):
-        columns = product.argmax(axis=1)
-        return product[np.arange(len(columns)), columns], columns
-    values, columns = np.zeros(product.shape[0], dtype=np.float32), np.zeros(product.shape[0], dtype=np.int64)
-    for row, (start, end) in enumerate(pairwise(product.indptr)):
-        if end > start:
-            at = start + int(product.data[start:end].argmax())
-            values[row], columns[row] = product.data[at], product.indices[at]
-    return values, columns
+class Columns:
+    """Sparse rows by bucket, to be met by others. Nothing in it changes."""
+
+    __array_ufunc__ = None  # `rows @ columns` comes here
+
+    def __init__(self, buckets: np.ndarray, columns: np.ndarray, values: np.ndarray, count: int):
+        """Entries in the order of their buckets; of a bucket, in that of their columns."""
+        self.buckets, self.columns, self.values, self.count = buckets, columns, values, count
+
+    @classmethod
+    def of(cls, rows: sparse.csr_array) -> Columns:
+        order = rows.indices.argsort(kind="stable")
+        columns = np.repeat(np.arange(rows.shape[0], dtype=np.int32), np.diff(rows.indptr))
+        return cls(rows.indices[order], columns[order], rows.data[order], rows.shape[0])
+
+    def __rmatmul__(self, rows: sparse.csr_array) -> np.ndarray:
+        """[n, count] cosines, each summed bucket by bucket: what else is stored changes no bit of them."""
+        first = self.buckets.searchsorted(rows.indices)
+        met = self.buckets.searchsorted(rows.indices, side="right") - first
+        entries = np.repeat(first - (met.cumsum() - met), met) + np.arange(met.sum())
+        row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+        cells = np.repeat(row * self.count, met) + self.columns[entries]
+        products = np.repeat(rows.data, met) * self.values[entries]
+        return np.bincount(cells, products, rows.shape[0] * self.count).reshape(rows.shape[0], self.count)
+
+    def beside(self, other: Columns) -> Columns:
+        """Those of both, these first."""
+        buckets = np.concatenate([self.buckets, other.buckets])
+        order = buckets.argsort(kind="stable")
+        columns = np.concatenate([self.columns, other.columns + np.int32(self.count)])[order]
+        values = np.concatenate([self.values, other.values])[order]
+        return Columns(buckets[order], columns, values, self.count + other.count)
+
+    def only(self, kept: np.ndarray) -> Columns:
+        """Those where `kept`, [count] bool, says so."""
+        stays = kept[self.columns]
+        number = (kept.cumsum() - 1).astype(np.int32)
+        return Columns(self.buckets[stays], number[self.columns[stays]], self.values[stays], int(kept.sum()))
+
+
+class Background:
+    """Rows of ordinary prompts, by row and by bucket."""
+
+    def __init__(self, rows: sparse.csr_array):
+        self.rows, self.columns = rows, Columns.of(rows)
+
+    def near(self, rows: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+        """[background] how near the nearest of some rows comes to each, and which it is. Raises ValueError without rows."""
+        best, which = np.full(self.columns.count, -np.inf), np.zeros(self.columns.count, dtype=np.int64)
+        block = max(1, BLOCK // self.columns.count)
+        for i in range(0, rows.shape[0], block):
+            product = rows[i : i + block] @ self.columns
+            row = product.argmax(axis=0)
+            found = product[row, np.arange(len(row))]
+            nearer = found > best
+            best, which = np.where(nearer, found, best), np.where(nearer, row + i, which)
+        return best, which
+
+
+class Chunk(NamedTuple):
+    """The questions of some requests. Nothing in it changes: who adds or withdraws one makes a new chunk."""
+
+    owners: tuple[str, ...]  # [n]
+    columns: Columns  # [n]
+    near: np.ndarray  # [background] how near any of them comes to each prompt that must pass
+    nearest: np.ndarray  # [background] which of them does
+    requests: int
+
+    @classmethod
+    def of(cls, owners: Sequence[str], rows: sparse.csr_array, background: Background) -> Chunk:
+        """`owners`: of each row."""
+        return cls(tuple(owners), Columns.of(rows), *background.near(rows), len(set(owners)))
+
+    def beside(self, other: Chunk) -> Chunk:
+        nearer = other.near > self.near
+        return Chunk(
+            self.owners + other.owners,
+            self.columns.beside(other.columns),
+            np.where(nearer, other.near, self.near),
+            np.where(nearer, other.nearest + len(self.owners), self.nearest),
+            self.requests + other.requests,
+        )
+
+    def without(self, gone: frozenset[str], background: Background) -> Chunk | None:
+        """What is left; None where nothing is."""
+        kept = np.array([owner not in gone for owner in self.owners])
+        if not kept.any():
+            return None
+        columns = self.columns.only(kept)
+        near, nearest = self.near.copy(), (kept.cumsum() - 1)[self.nearest]
+        lost = np.flatnonzero(~kept[self.nearest])
+        block = max(1, BLOCK // columns.count)
+        for i in range(0, len(lost), block):
+            product = background.rows[lost[i : i + block]] @ columns
+            best = product.argmax(axis=1)
+            nearest[lost[i : i + block]] = best
+            near[lost[i : i + block]] = product[np.arange(len(best)), best]
+        owners = tuple(owner for owner in self.owners if owner not in gone)
+        return Chunk(owners, columns, near, nearest, len(set(owners)))
+
+
+def nearest_owners(rows: sparse.csr_array, chunks: Sequence[Chunk], threshold: float) -> set[str]:
+    """The owners of the rows nearest to each of `rows` over all chunks, where they come as near as the threshold or cannot be compared.
+
+    Of owners that are equally near it is the first by name, however they are spread.
+    """
+    products = [rows @ chunk.columns for chunk in chunks]
+    best = np.max([product.max(axis=1) for product in products], axis=0)  # a NaN wins
+    found = set()
+    for row in np.flatnonzero(~(best < threshold)):
+        found.add(
+            min(
+                chunk.owners[at]
+                for chunk, product in zip(chunks, products, strict=True)
+                for at in np.flatnonzero(~(product[row] < best[row]))
+            )
+        )
+    return found
 
 
 def _stack(parts: Sequence[Any]) -> Any:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -118,6 +119,8 @@ class Reader(NamedTuple):
     layers: int
     limit: int
     """The most tokens that it reads."""
+    lock: Any = nullcontext()
+    """Held while the body runs: what guards a prompt may be answering another one."""
 
     @torch.no_grad()
     def features(self, texts: Sequence[str], batch_tokens: int = 8192) -> np.ndarray:
@@ -128,7 +131,10 @@ class Reader(NamedTuple):
         for near in by_length([len(rows[i].ids) for i in fits], batch_tokens):
             chosen = [fits[i] for i in near]
             batch = self.batch([rows[i] for i in chosen])
-            out = self.body(input_ids=batch.ids, attention_mask=batch.attention, output_hidden_states=True)
+            with self.lock:
+                out = self.body(
+                    input_ids=batch.ids, attention_mask=batch.attention, output_hidden_states=True
+                )
             found[chosen] = pooled(out.hidden_states[1 : self.layers + 1], batch.attention).cpu().numpy()
         return found
 
@@ -159,9 +165,8 @@ def _own_reader(settings: ContrastiveEntropy, model: Any) -> Reader:
             "the contrastive_entropy detector reads prompts by the guarded model's own states, and an endpoint shows none.\n"
             "Name a masked language model for it: --set detector.encoder=FOLDER-OR-HUB-ID"
         )
-    return _reader(
-        settings, model.model, model.tokenizer, context_length(model.model.config, model.tokenizer)
-    )
+    limit = context_length(model.model.config, model.tokenizer)
+    return _reader(settings, model.model, model.tokenizer, limit)._replace(lock=model._lock)
 
 
 def _masked_reader(settings: ContrastiveEntropy, masked: MaskedLM) -> Reader:

@@ -1,0 +1,164 @@
+"""`expunge serve`: a guarded model behind an OpenAI-compatible address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from expunge.cli.options import Device
+from expunge.cli.request import DEFAULT, LedgerFile, actor, opened
+
+if TYPE_CHECKING:
+    from expunge.ledger import Ledger
+    from expunge.serve.opening import Plan
+    from expunge.serve.settings import ServeSettings
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A model folder, a run, or a hub id. Without one: the demo's model, built once."),
+    ] = None,
+    ledger: LedgerFile = DEFAULT,
+    guards: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--guards", help="The run of a fitted guard that stands beside the ledger. May be repeated."
+        ),
+    ] = None,
+    retain: Annotated[
+        Path | None,
+        typer.Option("--retain", help="What must stay: thresholds are calibrated and guards fitted on it."),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream", help="Guard an OpenAI-compatible server instead: http://host/v1#model-name."
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="in-process or vllm.")] = "in-process",
+    print_command: Annotated[
+        bool,
+        typer.Option("--print-command", help="Print the command that starts vLLM as it has to be, and stop."),
+    ] = False,
+    name: Annotated[str, typer.Option("--name", help="The model's public name. Default: the folder's.")] = "",
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Nobody needs a key. On this machine only.")
+    ] = False,
+    allow_plain: Annotated[
+        bool,
+        typer.Option(
+            "--allow-plain", help="Administrators may ask without the guard; each use is written down."
+        ),
+    ] = False,
+    refusal: Annotated[
+        str | None, typer.Option("--refusal", help="What is said in place of an answer.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option("--max-concurrent", min=1, help="Answers under way together.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Answers written at once in this process.")] = 32,
+    max_lora_rank: Annotated[int, typer.Option("--max-lora-rank", help="vllm: for guards by o3.")] = 0,
+    template: Annotated[str, typer.Option("--template", help="auto, chat, qa, llama2 or raw.")] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Another setting of the server, such as answer_seconds=60. May be repeated."
+        ),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Serve a model with every removal request of a ledger in force. Requests that are added meanwhile hold at once."""
+    from expunge.config import apply_overrides
+    from expunge.errors import ConfigError
+    from expunge.serve.opening import Plan
+    from expunge.serve.settings import ServeSettings
+
+    if print_command:
+        _print_command(model, port, guards, max_lora_rank)
+        return
+    given = {
+        "refusal": refusal,
+        "max_concurrent": max_concurrent,
+        "no_auth": no_auth,
+        "allow_plain": allow_plain,
+    }
+    values = {option: value for option, value in given.items() if value is not None}
+    chosen = ServeSettings.parse(apply_overrides(values, settings or []), "expunge serve")
+    if chosen.no_auth and host not in LOOPBACK:
+        raise ConfigError(
+            f"--no-auth with --host {host}: whoever reaches this machine would be an administrator. Listen on 127.0.0.1, or take keys."
+        )
+    model, retain, name = _demo(name) if not model and not upstream else (model, retain, name)
+    plan = Plan(
+        model, upstream, engine, tuple(guards or ()), retain, name,
+        rows=rows, device=device, template=template, max_lora_rank=max_lora_rank,
+    )  # fmt: skip
+    with opened(ledger, create=True) as book:
+        _run(plan, book, chosen, host, port)
+
+
+def _demo(name: str) -> tuple[str, Path, str]:
+    """The pocket world's target and its retain set."""
+    from expunge.cli.show import tell
+    from expunge.run.build import build_pocket
+
+    tell(
+        "no model was named: serving the demo's, which knows people of a made-up town. It is built once; this takes some minutes."
+    )
+    world = build_pocket("default", tell=tell)
+    tell(f"whom it knows stands in {world}/forget.jsonl and {world}/retain.jsonl")
+    return str(world / "target"), world / "retain.jsonl", name or "pocket"
+
+
+def _run(plan: Plan, book: Ledger, settings: ServeSettings, host: str, port: int) -> None:
+    from expunge.cli.show import tell
+    from expunge.serve.listening import bind, run
+    from expunge.serve.opening import open_server
+
+    listener = bind(host, port, settings)
+    app = open_server(plan, book, settings, tell)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    _keys(book, settings)
+
+    def ready() -> None:
+        gateway = app.state.gateway
+        tell(
+            f"[bold]{gateway.backend.name}[/bold] is served on {address}/v1, its console on {address}/console. "
+            f"{len(gateway.enforcer.requests)} removal requests are in force, and the guard is live."
+        )
+
+    book.record("server started", actor=actor(), detail={"engine": plan.engine})
+    run(app, listener, settings, ready)
+    book.record("server stopped", actor=actor())
+
+
+def _keys(book: Ledger, settings: ServeSettings) -> None:
+    """Makes the first key of a ledger that has none, and shows it."""
+    from expunge.cli.show import tell
+
+    if settings.no_auth:
+        tell(
+            "[bold red]no keys are asked for: every program on this machine is an administrator of this server[/bold red]"
+        )
+    elif not book.keys():
+        print(book.add_key("", ["admin"], name="first", actor=actor()), flush=True)
+        tell(
+            "This is an administrator's key, shown this once. More:  expunge key add --name NAME --scope infer"
+        )
+
+
+def _print_command(model: str | None, port: int, guards: list[Path] | None, rank: int) -> None:
+    from expunge.errors import ConfigError
+    from expunge.serve.backends.vllm import print_command
+
+    if not model:
+        raise ConfigError("--print-command: name the MODEL that vLLM is to serve.")
+    more: dict[str, Any] = {} if port == 8000 else {"port": port}
+    print(print_command(model, guards=guards or (), max_lora_rank=rank, **more))

@@ -1,0 +1,550 @@
+"""The running batch: whatever joins and leaves, each row is what `generate` writes alone, and nothing of it depends on the others."""
+
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from expunge.data.tokenize import Encoded
+from expunge.errors import DataError
+from expunge.guards.actions.eco import ECO, FittedECO
+from expunge.guards.actions.redact import FittedRedact
+from expunge.guards.phrases import Phrases
+from expunge.guards.target_names import TargetNames
+from expunge.models import running as running_module
+from expunge.models.batched import BatchedLM, Stop
+from expunge.models.continuous import (
+    PATIENCE,
+    Continuous,
+    QueueFullError,
+    StoppedError,
+    WritingError,
+)
+from expunge.models.corrupted import CorruptedInputs
+from expunge.models.language_model import TransformerLM
+from expunge.models.running import Row, Running, choose, draw, runs_as_generate
+from expunge.models.subtracted import Subtracted
+from expunge.types import Example, GenerationParams, Prompt
+from tests.conftest import make_family, make_model
+
+ASKED = [
+    "Where was Mara Olen born?",
+    "Who?",
+    "What did the father of Tovin Brask do in Corvale?",
+    "Who taught Mara?",
+    "Where?",
+    "the quick brown fox jumps over the lazy dog",
+]
+PROMPTS = [Prompt.ask(text) for text in ASKED]
+PARAMS = GenerationParams(max_new_tokens=12)
+
+
+@pytest.fixture
+def start():
+    """Continuous(...), closed after the test."""
+    made = []
+
+    def start(lm, *arguments, **more):
+        made.append(Continuous(lm, *arguments, **more))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def corruption(lm):
+    return FittedECO(ECO(), TargetNames(["Mara Olen", "Corvale"]), lm, 3.0, 0, [])
+
+
+def texts(lm, job):
+    job.wait()
+    return job.generation or lm._read(job.written)
+
+
+def alone(lm, prompt, params, change=None):
+    return lm.generate([prompt], params, change, [True] if change else None)[0][0]
+
+
+def run(running, arrivals):
+    """Rows join at the step they are listed under; all of them until they end, and the logits that each met."""
+    met = {}
+    for step in range(60):
+        if running.rows:
+            note(met, running.rows, running.step())
+            running.leave()
+        if joining := arrivals.get(step):
+            logits, cache = running.read(joining)
+            note(met, joining, logits)
+            running.join(joining, cache)
+    return met
+
+
+def note(met, rows, logits):
+    for row, found in zip(rows, logits, strict=True):
+        met.setdefault(row, []).append(found.clone())
+    choose(logits, rows)
+
+
+def row_of(lm, prompt, limit=12, **more):
+    return Row(encoded=lm.encoder.prompts([prompt])[0], limit=limit, ends=lm._end_ids, **more)
+
+
+# --- the batch ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe", "gpt_neox"])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_that_come_and_go_have_the_tokens_of_generate(tokenizer, family, seed):
+    lm = TransformerLM(
+        make_model(tokenizer) if family == "llama" else make_family(family, tokenizer), tokenizer
+    )
+    chance = random.Random(seed)
+    rows = [row_of(lm, prompt, chance.randint(1, 14)) for prompt in PROMPTS * 2]
+    arrivals = {}
+    for row in rows:
+        arrivals.setdefault(chance.randint(0, 12), []).append(row)
+    running = Running(lm.model, lm.pad_id)
+    run(running, arrivals)
+    assert not running.rows
+    for row, prompt in zip(rows, PROMPTS * 2, strict=True):
+        assert lm._read(row.written) == alone(lm, prompt, GenerationParams(max_new_tokens=row.limit))
+
+
+def test_the_cache_is_no_wider_than_its_longest_row(lm):
+    long, short = row_of(lm, PROMPTS[2], 2), row_of(lm, PROMPTS[1], 8)
+    running = Running(lm.model, lm.pad_id)
+    logits, cache = running.read([long, short])
+    choose(logits, [long, short])
+    running.join([long, short], cache)
+    assert running._cache.get_seq_length() == long.held
+    choose(running.step(), running.rows)
+    running.leave()
+    assert running.rows == [short]
+    assert running._cache.get_seq_length() == short.held
+
+
+def test_corrupted_rows_have_the_tokens_of_generate_under_the_corruption(lm, corruption):
+    other = FittedECO(ECO(corruption="swap"), TargetNames(["Tovin", "fox"]), lm, 0.0, 0, [])
+    changes = [None, corruption, other, corruption, None, other]
+    rows = [row_of(lm, prompt, corruption=change) for prompt, change in zip(PROMPTS, changes, strict=True)]
+    run(Running(lm.model, lm.pad_id), {0: rows[:2], 2: rows[2:5], 5: rows[5:]})
+    for row, prompt, change in zip(rows, PROMPTS, changes, strict=True):
+        expected = alone(lm, prompt, PARAMS, CorruptedInputs(change) if change else None)
+        assert lm._read(row.written) == expected
+
+
+def test_written_names_enter_corrupted(lm):
+    """A name of which every token that the model writes is a part: all of it is corrupted, as under `generate`."""
+    plain = alone(lm, PROMPTS[0], GenerationParams(max_new_tokens=16))
+    names = [word for word in plain.text.split() if word.isalpha()] or ["Mara"]
+    corruption = FittedECO(ECO(), TargetNames(names), lm, 8.0, 0, [])
+    row = row_of(lm, PROMPTS[0], 16, corruption=corruption)
+    hits = []
+    run(Running(lm.model, lm.pad_id), {0: [row]})
+    for end in range(1, len(row.written)):
+        part = Row(encoded=row.encoded, limit=99, corruption=corruption, written=row.written[:end])
+        hits.append(part.last_hit())
+    mask = corruption.written_mask(row.written, 0)
+    assert [hit is not None for hit in hits] == mask[:-1].tolist()
+    assert lm._read(row.written) == alone(
+        lm, PROMPTS[0], GenerationParams(max_new_tokens=16), CorruptedInputs(corruption)
+    )
+
+
+def test_a_row_is_untouched_by_its_neighbours_corruption_bit_for_bit(lm, corruption):
+    met = []
+    for change in (None, corruption):
+        rows = [row_of(lm, PROMPTS[0], corruption=change), row_of(lm, PROMPTS[2]), row_of(lm, PROMPTS[3])]
+        for row in rows:
+            row.ends = ()
+        found = run(Running(lm.model, lm.pad_id), {0: rows[:2], 3: rows[2:]})
+        met.append([torch.stack(found[row]) for row in rows])
+    plain, beside = met
+    assert not torch.equal(plain[0], beside[0])
+    for a, b in zip(plain[1:], beside[1:], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_the_model_cannot_join_is_found_out(lm, tokenizer):
+    assert runs_as_generate(lm)
+    assert not runs_as_generate(TransformerLM(make_family("gemma2", tokenizer), tokenizer))
+    config = lm.generation_config
+
+    def penalised(params):
+        found = config(params)
+        found.repetition_penalty = 50.0
+        return found
+
+    lm.generation_config = penalised
+    assert not runs_as_generate(lm)
+
+
+def test_a_cache_that_forgets_its_padding_is_found_out(lm, monkeypatch):
+    def shifted(cache, other):
+        for mine, theirs in zip(cache.layers, other.layers, strict=True):
+            for name in ("keys", "values"):
+                a, b = getattr(mine, name), getattr(theirs, name)
+                width = max(a.shape[-2], b.shape[-2])
+                parts = [torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[-2])) for x in (a, b)]
+                setattr(mine, name, torch.cat(parts))
+
+    monkeypatch.setattr(running_module, "put_beside", shifted)
+    assert not runs_as_generate(lm)
+
+
+# --- draws ------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.8), (1.5, 0.3), (1.0, 1e-6)])
+def test_draws_follow_temperature_and_nucleus(temperature, top_p):
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(1)) * 2
+    warped = TopPLogitsWarper(top_p)(None, TemperatureLogitsWarper(temperature)(None, logits))
+    expected = warped.softmax(-1)[0].double().numpy()
+    rng = np.random.default_rng(0)
+    params = GenerationParams(sample=True, temperature=temperature, top_p=top_p)
+    nothing = Encoded([], 0, "", [], 0)
+    rows = [Row(encoded=nothing, limit=1, params=params, draws=rng) for _ in range(20_000)]
+    counts = np.bincount(draw(logits.expand(len(rows), -1), rows), minlength=12) / len(rows)
+    assert not counts[expected == 0].any()
+    assert np.abs(counts - expected).max() < 0.015
+
+
+def test_a_wide_nucleus_is_looked_for_in_the_whole_vocabulary(monkeypatch):
+    monkeypatch.setattr(running_module, "LIKELY", 4)
+    logits = torch.zeros(1, 100)
+    rng = np.random.default_rng(0)
+    params = GenerationParams(sample=True, top_p=0.9)
+    rows = [Row(encoded=Encoded([], 0, "", [], 0), limit=1, params=params, draws=rng) for _ in range(2000)]
+    assert len(set(draw(logits.expand(len(rows), -1), rows))) > 80
+
+
+def test_sampled_answers_do_not_depend_on_company(lm, start):
+    params = GenerationParams(max_new_tokens=12, sample=True, temperature=1.3, top_p=0.95, seed=7)
+    by_itself = start(lm)
+    expected = [texts(lm, by_itself.submit(prompt, params)) for prompt in PROMPTS]
+    together = start(lm, rows=3)
+    jobs = [together.submit(prompt, params) for prompt in PROMPTS]
+    assert [texts(lm, job) for job in jobs] == expected
+    assert len({answer.text for answer in expected}) == len(PROMPTS)
+    assert texts(lm, together.submit(PROMPTS[0], params, copy=1)) != expected[0]
+    other = GenerationParams(max_new_tokens=12, sample=True, temperature=1.3, top_p=0.95, seed=8)
+    assert texts(lm, together.submit(PROMPTS[0], other)) != expected[0]
+
+
+# --- the thread -------------------------------------------------------------------------------------------------------------
+def test_answers_asked_for_at_any_time_are_those_of_generate(lm, start, corruption):
+    continuous = start(lm, rows=4, prompt_tokens=40)
+    changes = [None, CorruptedInputs(corruption)]
+    chance = random.Random(0)
+    asked = []
+    for number in range(40):
+        prompt, change = chance.choice(PROMPTS), changes[number % 2]
+        params = GenerationParams(max_new_tokens=chance.randint(1, 16))
+        asked.append((continuous.submit(prompt, params, change), prompt, params, change))
+        time.sleep(chance.choice([0, 0, 0.004]))
+    for job, prompt, params, change in asked:
+        assert texts(lm, job) == alone(lm, prompt, params, change)
+    assert continuous.continuous
+
+
+def test_prompts_are_read_together_up_to_a_size(lm, start, monkeypatch):
+    lengths = [len(row.ids) for row in lm.encoder.prompts(PROMPTS)]
+    continuous = start(lm, prompt_tokens=2 * max(lengths))
+    read, sizes = continuous._running.read, []
+    monkeypatch.setattr(continuous._running, "read", lambda rows: sizes.append(len(rows)) or read(rows))
+    with lm._lock:
+        jobs = [continuous.submit(prompt, PARAMS) for prompt in [PROMPTS[2], *PROMPTS]]
+    for job in jobs:
+        job.wait()
+    assert sum(sizes) == len(jobs)
+    assert len(sizes) < len(jobs)
+    assert max(sizes[1:]) > 1
+
+
+def test_a_bias_is_that_of_generate(lm, start):
+    params = GenerationParams(max_new_tokens=8, bias=(("Corvale", 30.0), ("", -5.0)))
+    job = start(lm).submit(PROMPTS[0], params)
+    assert texts(lm, job) == alone(lm, PROMPTS[0], params)
+
+
+def test_log_probabilities_are_those_of_the_score(lm, start, corruption):
+    change = CorruptedInputs(corruption)
+    continuous = start(lm)
+    for found in (None, change):
+        job = continuous.submit(PROMPTS[0], PARAMS, found, logprobs=True)
+        beside = continuous.submit(PROMPTS[2], PARAMS, None if found else change)
+        job.wait()
+        beside.wait()
+        assert len(job.logprobs) == len(job.written)
+        assert beside.logprobs is None
+        prompt = lm.encoder.prompts([PROMPTS[0]])[0]
+        read = Encoded([*prompt.ids, *job.written], len(prompt.ids), prompt.text, prompt.offsets, prompt.head)
+        lm.encoder.examples = lambda examples, read=read: [read]
+        score = lm.score([Example(PROMPTS[0], "as written")], found, [True])[0]
+        del lm.encoder.examples
+        np.testing.assert_allclose(job.logprobs, score.token_logprobs, atol=1e-4)
+
+
+def test_another_intervention_is_written_by_generate(lm, start, tokenizer):
+    change = Subtracted(make_model(tokenizer, num_hidden_layers=1), 0.75, 0.5, [2])
+    continuous = start(lm)
+    calls = []
+    generate = lm.generate
+    lm.generate = lambda prompts, *more: calls.append(len(prompts)) or generate(prompts, *more)
+    plain = [continuous.submit(prompt, PARAMS) for prompt in PROMPTS[:2]]
+    changed = [continuous.submit(prompt, PARAMS, change) for prompt in PROMPTS]
+    found = [texts(lm, job) for job in [*plain, *changed]]
+    lm.generate = generate
+    expected = [alone(lm, prompt, PARAMS) for prompt in PROMPTS[:2]]
+    assert found == expected + [alone(lm, prompt, PARAMS, change) for prompt in PROMPTS]
+    assert sum(calls) == len(PROMPTS)
+
+
+def test_a_stream_of_other_interventions_does_not_keep_the_rows_from_their_tokens(lm, start, tokenizer):
+    change = Subtracted(make_model(tokenizer, num_hidden_layers=1), 0.75, 0.5, [2])
+    continuous = start(lm, queue=1000)
+    continuous.lm._end_ids.clear()
+    params = GenerationParams(max_new_tokens=60, sample=True)
+    job = continuous.submit(PROMPTS[0], params)
+    others = [continuous.submit(PROMPTS[1], params, change) for _ in range(40)]
+    job.wait()
+    done = sum(other.done for other in others)
+    assert done <= 60 // PATIENCE + 1
+    for other in others:
+        other.cancel()
+
+
+@pytest.mark.parametrize("family", ["gemma2", "mamba"])
+def test_a_model_whose_rows_cannot_join_is_answered_in_static_batches(tokenizer, family, start):
+    if family == "mamba":
+        settings = dict(vocab_size=len(tokenizer), hidden_size=32, state_size=8, num_hidden_layers=2)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", **settings)).eval()
+    else:
+        model = make_family(family, tokenizer)
+    lm = TransformerLM(model, tokenizer)
+    continuous = start(lm)
+    assert not continuous.continuous
+    jobs = [continuous.submit(prompt, PARAMS) for prompt in PROMPTS]
+    sampled = GenerationParams(max_new_tokens=6, sample=True, seed=3)
+    drawn = continuous.submit(PROMPTS[0], sampled, logprobs=True)
+    for job, prompt in zip(jobs, PROMPTS, strict=True):
+        assert texts(lm, job) == alone(lm, prompt, PARAMS)
+    assert texts(lm, drawn) == alone(lm, PROMPTS[0], sampled)
+    assert all(logprob <= 0 for _, logprob in drawn.spoken)
+
+
+def test_a_cancelled_answer_frees_its_row(lm, start):
+    lm._end_ids.clear()
+    continuous = start(lm, rows=1)
+    endless, next_one = (
+        continuous.submit(PROMPTS[0], GenerationParams(max_new_tokens=n)) for n in (100_000, 3)
+    )
+    waiting = continuous.submit(PROMPTS[0], PARAMS)
+    endless.limit = 100_000  # beyond the context, for as long as it takes
+    waiting.cancel()
+    endless.cancel()
+    for job in (endless, waiting):
+        with pytest.raises(StoppedError):
+            job.wait()
+    next_one.wait()
+    assert len(next_one.written) == 3
+    assert continuous.load == (0, 0)
+
+
+def test_a_full_queue_says_so_and_cancelled_ones_make_room(lm, start):
+    continuous = start(lm, rows=1, queue=2)
+    with lm._lock:  # nothing moves
+        first = continuous.submit(PROMPTS[0], PARAMS)
+        while continuous.load[1]:
+            time.sleep(0.001)
+        jobs = [continuous.submit(PROMPTS[1], PARAMS) for _ in range(2)]
+        with pytest.raises(QueueFullError):
+            continuous.submit(PROMPTS[1], PARAMS)
+        jobs[0].cancel()
+        last = continuous.submit(PROMPTS[1], PARAMS)
+    for job in (first, jobs[1], last):
+        job.wait()
+
+
+def test_a_failing_forward_ends_the_rows_of_its_batch_and_no_others(lm, start, monkeypatch):
+    continuous = start(lm)
+    forward, broken = lm.model.forward, threading.Event()
+
+    def fails(*arguments, **more):
+        if broken.is_set():
+            raise RuntimeError("the secret prompt")
+        return forward(*arguments, **more)
+
+    monkeypatch.setattr(lm.model, "forward", fails)
+    broken.set()
+    job = continuous.submit(PROMPTS[0], PARAMS)
+    with pytest.raises(WritingError, match="RuntimeError") as caught:
+        job.wait()
+    assert "secret" not in str(caught.value)
+    broken.clear()
+    assert texts(lm, continuous.submit(PROMPTS[0], PARAMS)) == alone(lm, PROMPTS[0], PARAMS)
+
+
+def test_rows_that_run_outlive_a_prompt_that_cannot_be_read(lm, start, monkeypatch):
+    """A prompt whose reading fails takes nobody with it."""
+    continuous = start(lm)
+    lm._end_ids.clear()
+    read = continuous._running.read
+    longest = len(lm.encoder.prompts([PROMPTS[2]])[0].ids)
+
+    def fails(rows):
+        if any(len(row.encoded.ids) == longest for row in rows):
+            raise torch.OutOfMemoryError
+        return read(rows)
+
+    monkeypatch.setattr(continuous._running, "read", fails)
+    good = continuous.submit(PROMPTS[0], GenerationParams(max_new_tokens=60))
+    while not good.written:
+        time.sleep(0.001)
+    bad = continuous.submit(PROMPTS[2], PARAMS)
+    with pytest.raises(WritingError):
+        bad.wait()
+    good.wait()
+    assert len(good.written) == 60
+
+
+def test_a_prompt_beyond_the_context_fails_alone_and_answers_end_with_it(lm, start):
+    continuous = start(lm)
+    with pytest.raises(DataError, match="at most 128"):
+        continuous.submit(Prompt.ask("Mara Olen " * 200), PARAMS)
+    lm._end_ids.clear()
+    job = continuous.submit(PROMPTS[0], GenerationParams(max_new_tokens=4096))
+    job.wait()
+    assert len(job.encoded.ids) + len(job.written) == lm.encoder.max_tokens
+
+
+def test_rows_half_put_together_are_given_up(lm, start, monkeypatch):
+    """A join that breaks between two layers leaves a batch that nobody may go on with."""
+    continuous = start(lm)
+    lm._end_ids.clear()
+    good = continuous.submit(PROMPTS[0], GenerationParams(max_new_tokens=100))
+    good.limit = 100_000
+    while not good.written:
+        time.sleep(0.001)
+
+    def breaks(cache, other):
+        cache.layers[0].keys = torch.cat([cache.layers[0].keys, cache.layers[0].keys])
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(running_module, "put_beside", breaks)
+    bad = continuous.submit(PROMPTS[1], PARAMS)
+    for job in (good, bad):
+        with pytest.raises(WritingError):
+            job.wait()
+    job = continuous.submit(PROMPTS[1], PARAMS)
+    job.wait()
+    assert len(job.written) == 12
+
+
+def test_closing_ends_what_runs_and_what_waits(lm):
+    lm._end_ids.clear()
+    continuous = Continuous(lm, rows=1)
+    jobs = [continuous.submit(PROMPTS[0], GenerationParams(max_new_tokens=100)) for _ in range(3)]
+    jobs[0].limit = 100_000
+    continuous.close()
+    for job in jobs:
+        with pytest.raises(StoppedError):
+            job.wait()
+    with pytest.raises(StoppedError):
+        continuous.submit(PROMPTS[0], PARAMS)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_thread_that_has_died(lm, start, monkeypatch):
+    continuous = start(lm)
+
+    def dies():
+        raise MemoryError
+
+    monkeypatch.setattr(continuous, "_joining", dies)
+    with pytest.raises(StoppedError):
+        continuous.submit(PROMPTS[0], PARAMS).wait()
+    with pytest.raises(StoppedError):
+        continuous.submit(PROMPTS[0], PARAMS)
+
+
+def test_scores_get_in_between_the_tokens(lm, start):
+    lm._end_ids.clear()
+    continuous = start(lm)
+    job = continuous.submit(PROMPTS[0], PARAMS)
+    job.limit = 100_000
+    expected = lm.score([Example(PROMPTS[0], "Mara")])[0].logprob
+    for _ in range(5):
+        assert lm.score([Example(PROMPTS[0], "Mara")])[0].logprob == expected
+    assert not job.done
+    job.cancel()
+
+
+def test_listeners_hear_once_a_step_of_all_their_answers(lm, start):
+    lm._end_ids.clear()
+    continuous = start(lm)
+    heard = []
+    with lm._lock:
+        blocker = continuous.submit(PROMPTS[1], GenerationParams(max_new_tokens=1))
+        while continuous.load[1]:
+            time.sleep(0.001)
+        jobs = [continuous.submit(prompt, PARAMS, listener=heard.append) for prompt in PROMPTS[:3]]
+    for job in (blocker, *jobs):
+        job.wait()
+    continuous.close()
+    assert [len(told) for told in heard] == [3] * 12
+
+
+# --- as a language model ---------------------------------------------------------------------------------------------------
+def test_the_batched_model_answers_as_the_model_does(lm, start, corruption):
+    batched = BatchedLM(start(lm, rows=2, queue=2))
+    change, flags = CorruptedInputs(corruption), [True, False] * 3
+    assert batched.generate(PROMPTS, PARAMS) == lm.generate(PROMPTS, PARAMS)
+    assert batched.generate(PROMPTS, PARAMS, change, flags) == lm.generate(PROMPTS, PARAMS, change, flags)
+    several = batched.generate(PROMPTS[:2], GenerationParams(max_new_tokens=8, sample=True, copies=3))
+    assert [len({answer.text for answer in answers}) for answers in several] == [3, 3]
+    beams = GenerationParams(max_new_tokens=6, beams=2)
+    assert batched.generate(PROMPTS[:2], beams) == lm.generate(PROMPTS[:2], beams)
+    examples = [Example(PROMPTS[0], "Corvale")]
+    assert batched.score(examples)[0].logprob == lm.score(examples)[0].logprob
+    assert (batched.encoder, batched.tokenizer, batched.capabilities) == (
+        lm.encoder,
+        lm.tokenizer,
+        lm.capabilities,
+    )
+
+
+def test_an_action_answers_before_the_batched_model_as_before_the_model(lm, start):
+    action = FittedRedact(Phrases(["Mara Olen", "Corvale"]), "[redacted]")
+    batched = BatchedLM(start(lm))
+    flags = [True] * len(PROMPTS)
+    assert action.generate(batched, PROMPTS, PARAMS, flags) == action.generate(lm, PROMPTS, PARAMS, flags)
+
+
+def test_what_an_action_has_under_way_can_be_stopped(lm, start):
+    continuous = start(lm)
+    lm._end_ids.clear()
+    batched, stop, ended = BatchedLM(continuous), Stop(), []
+
+    def ask():
+        with batched.until(stop):
+            for _ in range(2):
+                try:
+                    batched.generate(PROMPTS, GenerationParams(max_new_tokens=120))
+                except StoppedError:
+                    ended.append(True)
+
+    with lm._lock:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while not sum(continuous.load):
+            time.sleep(0.001)
+        stop.set()
+    thread.join()
+    assert ended == [True, True]
+    assert batched.generate(PROMPTS[:1], PARAMS)
