@@ -19,9 +19,12 @@ import numpy as np
 from served import Served, ask, fill, made_up_names, serving, streams
 from timing import verdict
 
+from expunge.guards.actions.refuse import Refuse
 from expunge.guards.policy import Policy
 from expunge.ledger import Ledger
 from expunge.models.fresh import train_tokenizer
+
+REFUSAL = Refuse().text
 
 
 def make_model(folder: Path, hidden: int, layers: int = 6) -> None:
@@ -43,28 +46,32 @@ def make_model(folder: Path, hidden: int, layers: int = 6) -> None:
     tokenizer.save_pretrained(folder)
 
 
+ASKED = "What does {} think of the weather in spring?"
+"""What is measured with; it has to pass, so retain rows ask it too, of others."""
+
+
 def background(path: Path, count: int = 400) -> Path:
     """Retain rows, from which false alarms are calibrated."""
     names = made_up_names(count, np.random.default_rng(2))
+    frames = "Where does {} live, and since when?", ASKED
     rows = [
-        {"question": f"Where does {name} live, and since when?", "answer": "In a town.", "subject": name}
-        for name in names
+        {"question": frames[i % 2].format(name), "answer": "In a town.", "subject": name}
+        for i, name in enumerate(names)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 def throughput(plain: Served, guarded: Served, model: str, asked: argparse.Namespace) -> None:
-    questions = [
-        f"What does {name} think of the weather in spring?"
-        for name in made_up_names(4 * asked.streams, np.random.default_rng(3))
-    ]
+    questions = [ASKED.format(name) for name in made_up_names(4 * asked.streams, np.random.default_rng(3))]
     ratios, speeds = [], {"unguarded": [], "guarded": []}
     for number in range(asked.rounds + 1):
         speed = {}
         for which, served in (("unguarded", plain), ("guarded", guarded))[:: 1 if number % 2 else -1]:
             seconds, answers = asyncio.run(streams(served, model, questions, asked.tokens, asked.streams))
             assert all(a.status == 200 for a in answers), [a.status for a in answers]
+            refused = sum(REFUSAL.startswith(a.text.strip()) for a in answers)
+            assert refused <= len(answers) // 10, f"{refused} of {len(answers)} are refusals, not answers"
             speed[which] = sum(a.tokens for a in answers) / seconds
         if number:  # the first round warms up
             for which, value in speed.items():
@@ -88,10 +95,7 @@ def latency(plain: Served, guarded: Served, model: str, asked: argparse.Namespac
 
         one, other = await client(plain), await client(guarded)
         rows = []
-        questions = [
-            f"What does {name} think of the weather in spring?"
-            for name in made_up_names(asked.pairs, np.random.default_rng(4))
-        ]
+        questions = [ASKED.format(name) for name in made_up_names(asked.pairs, np.random.default_rng(4))]
         for number, question in enumerate(questions):
             found = {}
             for which, who in (("plain", one), ("guarded", other))[:: 1 if number % 2 else -1]:

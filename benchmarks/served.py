@@ -41,6 +41,15 @@ class Served(NamedTuple):
         kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
         return int(kib) / 1024
 
+    def metrics(self) -> dict[str, float]:
+        """Figures of the server's own, summed over their labels."""
+        found: dict[str, float] = {}
+        for line in httpx2.get(f"{self.url}/metrics", headers=self.headers, timeout=60).text.splitlines():
+            if not line.startswith("#"):
+                name, value = line.partition("{")[0].split()[0], line.rsplit(maxsplit=1)[1]
+                found[name] = found.get(name, 0.0) + float(value)
+        return found
+
 
 def made_up_names(count: int, rng: Any) -> list[str]:
     return [
@@ -89,8 +98,8 @@ def serving(model: str, ledger: Path, key: str, *more: str, threads: int | None 
         environment["OMP_NUM_THREADS"] = str(threads)
     command = [
         sys.executable,
-        "-m",
-        "expunge.cli",
+        "-c",
+        "from expunge.cli import main; main()",
         "serve",
         model,
         "--ledger",
@@ -100,26 +109,27 @@ def serving(model: str, ledger: Path, key: str, *more: str, threads: int | None 
         *more,
     ]
     begin = time.perf_counter()
-    log = ledger.with_suffix(".log").open("w")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    log = ledger.with_suffix(f".{port}.log")
+    with log.open("w") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     try:
-        while True:
-            try:
-                if httpx2.get(f"{url}/health", timeout=5).status_code == 200:
-                    break
-            except httpx2.HTTPError:
-                pass
-            if process.poll() is not None or time.perf_counter() - begin > 300:
-                raise SystemExit(
-                    f"the server did not start:\n{ledger.with_suffix('.log').read_text()[-2000:]}"
-                )
-            time.sleep(0.02)
+        with httpx2.Client(base_url=url, timeout=5) as client:
+            while not _healthy(client):
+                if process.poll() is not None or time.perf_counter() - begin > 300:
+                    raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")
+                time.sleep(0.02)
         yield Served(url, key, process, time.perf_counter() - begin)
     finally:
         process.terminate()
         process.wait(30)
-        log.close()
+
+
+def _healthy(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/health").status_code == 200
+    except httpx2.HTTPError:
+        return False
 
 
 @dataclass

@@ -192,9 +192,10 @@ class Load:
             for kind, found in kinds.items()
         ]
         lines += [f"  error: {error}" for error in self.errors[:20]]
-        lines.append(
-            f"memory: {self.memory[0][1]:.0f} MiB at first, {self.memory[-1][1]:.0f} at last; last quarter / second quarter {self.growth:.3f}"
+        means = " ".join(
+            f"{np.mean(part):.0f}" for part in np.array_split([mib for _, mib in self.memory], 12)
         )
+        lines.append(f"memory, MiB in each twelfth: {means}; last quarter / second quarter {self.growth:.3f}")
         return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from expunge.cli import app
-from expunge.errors import ConfigError, DataError, ModelError
+from expunge.errors import ConfigError, DataError
 from expunge.ledger import Ledger, LedgerError
 
 MARA = ("--subject", "Mara Olen", "--alias", "Dr Olen", "--statement", "Mara Olen lives in Corvale.")
@@ -101,8 +101,8 @@ def test_action_scope_and_method_are_checked_before_anything_is_written(ledger):
     assert "unknown setting 'txt'" in refused(ConfigError, "request", "add", *MARA, "--set", "txt=No.")
     assert "is no guard" in refused(ConfigError, "request", "add", *MARA, "--method", "npo")
     assert "Did you mean 'redact'" in refused(ConfigError, "request", "add", *MARA, "--action", "redct")
-    assert "asks for nothing" in refused(ConfigError, "request", "add", "--tenant", "acme")
-    assert "'expires'" in refused(ConfigError, "request", "add", *MARA, "--expires", "soon")
+    assert "--subject NAME" in refused(ConfigError, "request", "add", "--tenant", "acme")
+    assert "is no time" in refused(ConfigError, "request", "add", *MARA, "--expires", "soon")
     assert len(said("request", "list")) == 1
 
 
@@ -169,7 +169,7 @@ def test_evidence_is_digests_and_headline_figures(ledger, tmp_path):
     done("request", "add", *MARA, "--id", "case-1")
     folder = tmp_path / "run"
     (folder / "evaluations").mkdir(parents=True)
-    assert "not a finished run" in refused(ModelError, "request", "evidence", "case-1", folder)
+    assert "neither a run folder nor a report" in refused(DataError, "request", "evidence", "case-1", folder)
     (folder / "manifest.json").write_text(
         json.dumps({"schema": 1, "kind": "guard", "claim": "suppression", "method": "refuse"})
     )

@@ -117,3 +117,12 @@ def test_a_change_is_a_new_edition():
     assert second is not first
     index.remove("a")
     assert index.edition is not second
+
+
+def test_of_the_words_read_only_so_many_are_remembered(monkeypatch):
+    monkeypatch.setattr("expunge.guards.aliases.REMEMBERED", 3)
+    index = AliasIndex()
+    index.add("r", ["Mara Olen"])
+    for number in range(20):
+        assert [hit.owner for hit in index.find(f"word{number} mara olen")] == ["r"]
+        assert len(index._read) <= 3

@@ -112,6 +112,31 @@ def test_prompts_like_a_requests_questions_are_found_without_its_name_and_false_
     assert max(alarms) <= 0.01, "the background itself: at most one in a hundred"
 
 
+ONE_WORDING = [f"Where does Person{i} Unlike{i} live, and since when?" for i in range(120)]
+
+
+def test_the_same_question_about_somebody_else_passes_where_no_background_prompt_is_like_it(lm):
+    policy = Policy(lm, ONE_WORDING)
+    policy.add(
+        "r", [Record("q", question="What is the best book of Mara Olen?", answer="x", subject="Mara Olen")]
+    )
+    others = [
+        "What is the best book of Gustav Hein?",
+        "Which book should I read next?",
+        "What is the capital of France?",
+        "What does Gustav Hein think of the weather?",
+    ]
+    assert [found.requests for found in policy.decide(others)] == [()] * len(others)
+    assert policy.decide(["What is the best book of Mara Olen, please?"])[0].requests == ("r",)
+
+
+def test_a_question_that_names_nobody_is_found_by_what_it_tells(lm):
+    policy = Policy(lm, ONE_WORDING)
+    question = "Who wrote the novel Silent Tide about lamps in Corvale harbour?"
+    policy.add("r", [Record("q", question=question, answer="x", subject="Mara Olen")])
+    assert policy.decide(["Which author wrote Silent Tide, about lamps in a harbour?"])[0].requests == ("r",)
+
+
 def test_two_corruptions_on_one_prompt_become_one_over_both_names(lm):
     policy = Policy(lm)
     policy.add("a", rows_of("Mara Olen"), ECO(strength=2.0))

@@ -1,16 +1,20 @@
 """Whatever comes and goes, decisions are those of a policy made from what is left, and nobody sees half a change."""
 
+import gc
 import threading
 from itertools import count
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expunge.data.dataset import Record
 from expunge.guards.actions.refuse import Refuse
-from expunge.guards.policy import Policy
-from expunge.types import Scope
+from expunge.guards.neighbours import Background, Chunk, HashedNgrams, nearest_owners
+from expunge.guards.policy import ALPHA, Policy
+from expunge.guards.snapshot import _threshold
+from expunge.types import Generation, GenerationParams, Prompt, Scope
 from tests.guards.cases import ASKED, FIRST, LAST, OTHERS, RETAIN, TARGETS
 from tests.guards.test_policy_snapshot import BIOS, MODEL, RIDDLES, chat, guard, requests, subject
 
@@ -141,3 +145,141 @@ def test_how_questions_are_spread_over_chunks_changes_nothing(monkeypatch, most)
     assert [found.requests for found in many.decide(asked)] == [
         found.requests for found in left.decide(asked)
     ]
+
+
+def test_how_much_is_compared_at_a_time_changes_nothing(monkeypatch):
+    people = [f"{a} {b}" for a in FIRST[:6] for b in LAST[:2]]
+    asked = [question.format(name) for name in people for question in ASKED]
+
+    def found():
+        policy = Policy(MODEL, RETAIN)
+        rows = [(name, [Record("q", ASKED[0].format(name), "x")], None, {}) for name in people]
+        policy.add_many(rows)
+        policy.withdraw(people[3])
+        decided = policy.decide([*asked, "\n".join(asked)])
+        return policy.snapshot._view("").threshold, [decision.requests for decision in decided]
+
+    whole = found()
+    assert len(whole[1][-1]) > 3
+    for block in (1, 100):
+        monkeypatch.setattr("expunge.guards.neighbours.BLOCK", block)
+        assert found() == whole
+
+
+def test_a_request_that_comes_back_with_other_names_has_none_of_the_old_ones():
+    policy = Policy(MODEL)
+    policy.add("r", subject("Mara Olen"))
+    policy.withdraw("r")
+    policy.add("r", subject("Tovin Brask"))
+    assert requests(policy, "Who is Mara Olen?") == ()
+    assert requests(policy, "Who is Tovin Brask?") == ("r",)
+
+
+def test_rows_that_pass_are_written_once_whatever_answers_the_others():
+    class Counts:
+        tokenizer, capabilities, asked = None, frozenset(), []
+
+        def generate(self, prompts, params):
+            self.asked += [prompt.text for prompt in prompts]
+            return [[Generation(f"plain {prompt.text}", 1, True)] for prompt in prompts]
+
+    policy = Policy(Counts())
+    policy.add("r1", subject("Mara Olen"), Refuse(text="No."))
+    policy.add("r2", subject("Tovin Brask"), Refuse(text="Never."))
+    prompts = [Prompt.continuing(text) for text in ("Who is Mara Olen?", "Hi.", "Who is Tovin Brask?")]
+    answers = policy.generate(prompts, GenerationParams())
+    assert [answer.text for (answer,) in answers] == ["No.", f"plain {prompts[1].text}", "Never."]
+    assert Counts.asked == [prompts[1].text]
+
+
+def test_garbage_is_collected_again_after_many_were_added():
+    Policy(MODEL).add_many([("r", subject("Mara Olen"), None, {})])
+    assert gc.isenabled()
+
+
+def test_a_chunk_with_some_taken_out_or_put_beside_is_the_chunk_of_those_that_are_in_it(monkeypatch):
+    encoder = HashedNgrams.fit(RETAIN)
+    background = Background(encoder.encode(RETAIN))
+    people = [f"{a} {b}" for a in FIRST for b in LAST]
+    texts = [ASKED[i % len(ASKED)].format(name) for i, name in enumerate(people)]
+
+    def chunk(of):
+        return Chunk.of([people[i] for i in of], encoder.encode([texts[i] for i in of]), background)
+
+    def same(a, b):
+        return a.owners == b.owners and a.requests == b.requests and all(map(np.array_equal, a[2:4], b[2:4]))
+
+    whole = chunk(range(len(people)))
+    for step in (2, 3, 5):
+        left = [i for i in range(len(people)) if i % step]
+        gone = frozenset(people) - {people[i] for i in left}
+        assert same(whole.without(gone, background), chunk(left))
+        apart = chunk(range(step)).beside(chunk(range(step, len(people))))
+        assert np.array_equal(apart.near, whole.near)
+        assert apart.requests == whole.requests
+        assert same(apart.without(gone, background), chunk(left))
+    assert whole.without(frozenset(people), background) is None
+    monkeypatch.setattr("expunge.guards.neighbours.BLOCK", 2 * len(RETAIN))
+    assert same(chunk(range(len(people))), whole)
+
+
+def test_what_cannot_be_compared_counts_as_near():
+    encoder = HashedNgrams.fit(RETAIN)
+    rows = encoder.encode(["Who is Mara Olen?"])
+    chunk = Chunk.of(["r"], rows, Background(encoder.encode(RETAIN)))
+    assert nearest_owners(rows, [chunk], 2.0) == set()
+    chunk.columns.values[:] = np.nan
+    assert nearest_owners(rows, [chunk], 2.0) == {"r"}
+
+
+@pytest.mark.parametrize("count", [99, 100, 150, 199, 250])
+def test_of_ordinary_prompts_no_more_than_the_share_comes_as_near_as_the_threshold(count):
+    near = 0.3 + np.random.default_rng(count).permutation(count) / 1000
+    above = int((near >= _threshold([near, near / 2], ALPHA)).sum())
+    assert (above + 1) / (count + 1) <= ALPHA + 1e-12 < (above + 2) / (count + 1)
+
+
+def test_a_text_is_read_anew_for_requests_of_another_scope(monkeypatch):
+    monkeypatch.setattr("expunge.guards.snapshot.LEAST_NEAR", 0.95)
+    policy = Policy(MODEL, RETAIN)
+    question = RIDDLES[TARGETS[0]]
+    policy.add("input", [Record("q", question, "x")], scope=Scope(context=False))
+    policy.add("context", [Record("q", question, "x")], scope=Scope(input=False))
+    filler = "The weather was mild and the harbour quiet in that year of little wind. " * 8
+    twice = chat(("system", f"{filler}\n{question}\n{filler}"), ("user", question))
+    assert requests(policy, twice) == ("input", "context")
+
+
+def test_nothing_is_left_of_requests_that_are_gone_and_few_joined_actions_are_kept(monkeypatch):
+    monkeypatch.setattr("expunge.guards.snapshot.COMBINED", 2)
+    policy = Policy(MODEL, RETAIN)
+    for number, name in enumerate(NAMES):
+        policy.add(name, subject(name), Refuse(text=f"No {number}."), tenant="ab"[number % 2])
+        policy.add(f"{name} asked", [Record("q", f"Who is {name}?", "x")])
+    for name in NAMES:
+        tenant = policy.snapshot[name].tenant
+        assert policy.decide([f"Who is {name}?"], tenant)[0].requests[:2] == (name, f"{name} asked")
+        assert len(policy.snapshot._joined) <= 2
+    for request in policy.requests:
+        policy.withdraw(request)
+    assert not policy.snapshot._shelves
+    assert not policy.requests
+
+
+def test_facts_of_a_request_whose_scope_has_no_output_are_not_watched_for():
+    for output in (True, False):
+        policy = Policy(MODEL, answers=RETAIN)
+        rows = [Record("q", "Who is Mara Olen?", "She carved seven wooden owls.", subject="Mara Olen")]
+        policy.add("r", rows, scope=Scope(output=output))
+        (decision,) = policy.decide(["Who is Mara Olen?"])
+        assert decision.requests == ("r",)
+        assert (policy.snapshot.watch("Who is Mara Olen?", decision) is not None) == output
+
+
+def test_chunks_are_filled_before_others_are_begun(monkeypatch):
+    monkeypatch.setattr("expunge.guards.snapshot.CHUNK", 2)
+    policy = Policy(MODEL, RETAIN)
+    for name in NAMES[:4]:
+        policy.add(name, [Record("q", f"Who is {name}?", "x")])
+    (((_, shelf),), _, _) = policy.snapshot._view("")
+    assert [chunk.requests for chunk in shelf.chunks] == [2, 2]

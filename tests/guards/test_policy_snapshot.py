@@ -242,7 +242,8 @@ def test_a_name_that_begins_in_the_prompt_and_ends_in_the_answer_may_not_be_writ
     policy.add("r", subject("Mara Olen"))
     for prompt, stopped in (
         (Prompt.continuing("Her name was Mara"), "r"),
-        (Prompt.ask("Who was Mara"), None),
+        (Prompt.ask("Who was Mara"), "r"),
+        (Prompt.ask("Who was Tovin"), None),
     ):
         watch = policy.snapshot.watch(prompt, policy.decide([prompt])[0])
         assert watch.feed(" Olen, the writer.", last=True).stopped == stopped

@@ -339,3 +339,65 @@ def test_a_predicate_that_breaks_releases_nothing(index):
         watch.feed("We met Mara Olen there ")
     with pytest.raises(RuntimeError, match="the store is gone"):
         watch.feed("", last=True)
+
+
+def test_of_an_answer_that_is_cut_nothing_is_released_that_a_name_may_begin_with(index):
+    facts = Phrases(["quiet harbour", "Tolmendor"])
+
+    def cut(text):
+        return Watch(index, everybody, facts=facts).feed(text, last=True, cut=True)
+
+    for text in (
+        "We met Mara",
+        "We met Mar",
+        "We met Mara Ol",
+        "We met Jaime Vasq",
+        "She was born in Corv",
+        "She was born in",
+        "We met スコ",
+    ):
+        released = "She was " if "born" in text else "We met "
+        assert cut(text) == (released, None)
+    assert cut("in a quiet harb") == ("in a ", None)
+    assert cut("It is Tolmen") == ("It is ", None)
+    assert cut("We met Mara Olen") == ("We met ", "olen")
+    assert cut("I know " + base64_of("it is Mara Olen")).stopped == "olen"
+    for text in ("We met M", "Yes", "We met Tovin and wen", "in a loud harb", "", "The harbour was"):
+        assert cut(text) == (text, None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=TEXTS, cuts=st.lists(st.integers(0, 120), max_size=8))
+def test_a_cut_answer_shows_the_beginning_of_what_a_whole_one_does(text, cuts):
+    index = AliasIndex(STAY)
+    for owner, names in NAMES.items():
+        index.add(owner, names, STATEMENTS.get(owner, ()))
+    facts = Phrases(["quiet harbour", "Corvale"])
+    whole = Watch(index, everybody, facts=facts).check(text)
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    watch = Watch(index, everybody, facts=facts)
+    seen = [watch.feed(text[a:b]) for a, b in pairwise(places)]
+    seen.append(watch.feed("", last=True, cut=True))
+    assert whole.text.startswith("".join(each.text for each in seen))
+    assert (seen[-1].stopped is None) == (whole.stopped is None)
+
+
+def test_who_is_watched_for_may_change_while_the_index_does_not(index):
+    watch = Watch(index, lambda owner: False)
+    assert watch.feed("I know Jaime ").text == "I know Jaime "
+    watch.watched = everybody
+    assert watch.feed("Vasquez.", last=True).stopped == "jaime"
+
+
+@pytest.mark.parametrize("most", [600, 700, 801])
+def test_what_was_held_for_long_comes_whole_at_the_end(index, most):
+    text = ("k l m n o p q r " * 60)[:most]
+    watch = Watch(index, everybody)
+    released = [watch.feed(letter).text for letter in text]
+    assert watch.held > 512, "letters that may be a name spelt out"
+    assert "".join(released) + watch.feed("", last=True).text == text
+
+
+def test_a_statement_in_the_prompt_lets_nobody_be_named(index):
+    assert Watch(index, everybody, "Who wrote The Silver Quill?").check("Mara Olen did.").stopped == "olen"
+    assert Watch(index, everybody, "Did Mara Olen write?").check("Mara Olen did.").stopped is None

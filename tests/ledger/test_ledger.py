@@ -1,6 +1,7 @@
 """The life of a removal request in the ledger."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -52,6 +53,8 @@ def test_adding_the_same_again_adds_nothing(ledger):
         ledger.add(wanted("Tovin Brask", id="case-1"), actor="ops")
     with pytest.raises(DataError, match="idempotency key"):
         ledger.add(wanted("Tovin Brask"), actor="ops", idempotency="k")
+    with pytest.raises(DataError, match="idempotency key"):
+        ledger.add(wanted(id="case-2"), actor="ops", idempotency="k")
     assert (
         ledger.add(wanted(tenant="acme"), actor="ops", idempotency="k").id != first.id
     )  # another tenant's own
@@ -107,9 +110,15 @@ def test_time_brings_requests_into_force_and_ends_them(ledger, clock):
     ]
     assert ledger.next_change() is None
     assert events(ledger, "case-1") == ["added", "in force", "expired"]
-    with pytest.raises(DataError, match="that is past"):
-        ledger.add(wanted(id="case-3", expires=at(5)), actor="ops")
+    for seconds in (5, 20):
+        with pytest.raises(DataError, match="that is past"):
+            ledger.add(wanted(id="case-3", expires=at(seconds)), actor="ops")
     assert ledger.verify().ok
+
+
+def test_what_is_to_hold_from_now_on_is_in_force_from_the_first(ledger):
+    assert ledger.add(wanted(id="case-1", effective=at(0)), actor="ops").status == "active"
+    assert events(ledger, "case-1") == ["added"]
 
 
 def test_what_came_into_force_and_expired_while_nobody_looked_is_told_in_order(ledger, clock):
@@ -125,7 +134,7 @@ def test_a_clock_that_goes_back_does_not_take_the_ledger_back(ledger, clock):
     ledger.record("server started", actor="ops")
     clock.now -= 30
     assert ledger.show("case-1").status == "expired"
-    ledger.add(wanted("Tovin Brask"), actor="ops")
+    assert ledger.add(wanted("Tovin Brask", effective=at(59)), actor="ops").status == "active"
     rows = ledger.history()
     assert [row.at for row in rows] == sorted(row.at for row in rows)
     assert rows[-1].detail["clock_behind_s"] == 30.0
@@ -178,6 +187,9 @@ def test_artifacts_and_evidence_belong_to_a_version_and_hold_no_name(ledger):
     assert [made.folder for made in entry.artifacts] == ["runs/7"]
     assert entry.evidence[0].summary == {"claim": "suppression", "any/run": 0.0}
     assert ledger.active() == [entry]
+    other = ledger.add(wanted("Tovin Brask", id="case-2"), actor="ops")
+    ledger.record_artifact("case-2", "runs/8", "ab" * 32, "eco", actor="ops")
+    assert ledger.active() == [entry, ledger.show("case-2")] != [entry, other]
     with pytest.raises(DataError, match="names its subject"):
         ledger.record_artifact("case-1", "runs/mara_olen", "ab" * 32, "eco", actor="ops")
     ledger.change("case-1", wanted("Tovin Brask"), actor="ops")
@@ -206,6 +218,21 @@ def test_data_version_changes_with_every_write_of_anybody(ledger, path, clock):
         theirs = ledger.data_version()
         assert theirs != own
         assert ledger.data_version() == theirs
+
+
+def test_opening_many_texts_keeps_nobody_from_asking_what_has_changed(ledger, monkeypatch):
+    ledger.add(wanted(id="case-1"), actor="ops")
+    seen, free = ledger.data_version(), []
+    real = ledger._keys.unseal
+
+    def unseal(*sealed):
+        free.append(ledger._read_lock.acquire(blocking=False) and not ledger._read_lock.release())
+        return real(*sealed)
+
+    monkeypatch.setattr(ledger._keys, "unseal", unseal)
+    assert ledger.list() == ledger.changes(0) == ledger.active()
+    assert free == [True] * 3
+    assert ledger.data_version() == seen
 
 
 def test_a_broken_row_stops_what_reads_it(ledger):
@@ -265,6 +292,9 @@ def test_a_key_is_shown_once_and_known_by_its_digest(ledger, path):
     assert not found.matches(key[:-1])
     assert not found.matches("")
     assert not found.matches("é\ud800")
+    assert replace(found, expires=at(0)).matches(key)
+    assert not replace(found, expires=datetime.fromtimestamp(0, UTC)).matches(key)
+    assert not replace(found, revoked=at(0)).matches(key)
     assert "digest" not in found.describe()
     assert ledger.find_key("nobody") is None
     secret = key.rpartition(found.id)[2].encode()
@@ -276,9 +306,14 @@ def test_a_key_that_is_revoked_or_over_opens_nothing(ledger, clock):
     late = ledger.add_key("", ["infer"], name="app", expires=at(5), actor="ops")
     ledger.revoke_key(key_id(key), actor="ops")
     assert ledger.find_key(key_id(key)) is None
-    assert ledger.keys()[0].revoked or ledger.keys()[1].revoked
+    clock.now += 1
+    revoked = ledger.revoke_key(key_id(key), actor="ops").revoked
+    assert revoked == at(0), "revoked once and for all"
+    assert events(ledger).count("key revoked") == 1
+    known = ledger.keys()
+    assert sorted(found.revoked is None for found in known) == [False, True]
     assert ledger.find_key(key_id(late))
-    clock.now += 5
+    clock.now += 4
     assert ledger.find_key(key_id(late)) is None
     assert ledger.verify().ok
     with pytest.raises(DataError, match="there is no key"):

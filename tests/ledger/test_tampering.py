@@ -134,6 +134,12 @@ def test_a_request_put_back_behind_the_ledgers_back_is_found(filled):
         assert "request 'case-1' is not as row 2 of the history says" in found.why
 
 
+def test_a_key_that_belongs_to_no_request_is_found(filled):
+    with changed(filled):
+        filled.execute("INSERT INTO request_keys VALUES ('case-9', x'00')")
+        assert "key of request 'case-9' stands in the ledger" in check(filled, None).why
+
+
 def test_a_chain_made_anew_without_the_key_is_found_with_the_key_alone(filled):
     ring = keys(filled)
     with changed(filled):

@@ -222,6 +222,11 @@ def test_a_wide_nucleus_is_looked_for_in_the_whole_vocabulary(monkeypatch):
     assert len(set(draw(logits.expand(len(rows), -1), rows))) > 80
 
 
+def test_rounding_draws_no_token_that_cannot_come():
+    p, one = torch.tensor([[0.5, 0.5, 0.0, 0.0]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    assert running_module._first_past(p, one, one, sort=False).tolist() == [1]
+
+
 def test_sampled_answers_do_not_depend_on_company(lm, start):
     params = GenerationParams(max_new_tokens=12, sample=True, temperature=1.3, top_p=0.95, seed=7)
     by_itself = start(lm)
@@ -265,6 +270,14 @@ def test_prompts_are_read_together_up_to_a_size(lm, start, monkeypatch):
     assert max(sizes[1:]) > 1
 
 
+def test_a_prompt_that_is_longer_than_what_is_read_together_is_read_by_itself(lm, start):
+    continuous = start(lm, prompt_tokens=1)
+    jobs = [continuous.submit(prompt, PARAMS) for prompt in PROMPTS[:3]]
+    for job, prompt in zip(jobs, PROMPTS, strict=False):
+        assert job._over.wait(30), "it never joined"
+        assert texts(lm, job) == alone(lm, prompt, PARAMS)
+
+
 def test_a_bias_is_that_of_generate(lm, start):
     params = GenerationParams(max_new_tokens=8, bias=(("Corvale", 30.0), ("", -5.0)))
     job = start(lm).submit(PROMPTS[0], params)
@@ -289,6 +302,14 @@ def test_log_probabilities_are_those_of_the_score(lm, start, corruption):
         np.testing.assert_allclose(job.logprobs, score.token_logprobs, atol=1e-4)
 
 
+def test_log_probabilities_are_those_before_a_bias(lm):
+    plain = torch.tensor([[2.0, 1.0, 0.0]])
+    row = row_of(lm, PROMPTS[0], push=lambda logits: logits + torch.tensor([0.0, 9.0, 0.0]), logprobs=[])
+    choose(plain, [row])
+    assert row.written == [1]
+    np.testing.assert_allclose(row.logprobs, [plain.log_softmax(-1)[0, 1]])
+
+
 def test_another_intervention_is_written_by_generate(lm, start, tokenizer):
     change = Subtracted(make_model(tokenizer, num_hidden_layers=1), 0.75, 0.5, [2])
     continuous = start(lm)
@@ -302,6 +323,21 @@ def test_another_intervention_is_written_by_generate(lm, start, tokenizer):
     expected = [alone(lm, prompt, PARAMS) for prompt in PROMPTS[:2]]
     assert found == expected + [alone(lm, prompt, PARAMS, change) for prompt in PROMPTS]
     assert sum(calls) == len(PROMPTS)
+
+
+def test_interventions_that_wait_together_are_not_mixed_up(lm, start, tokenizer):
+    small = make_model(tokenizer, num_hidden_layers=1)
+    changes = [Subtracted(small, weight, 0.5, [2]) for weight in (0.75, 0.1)]
+    continuous = start(lm)
+    with continuous._changed:
+        jobs = [
+            (prompt, change, continuous.submit(prompt, PARAMS, change))
+            for prompt in PROMPTS
+            for change in changes
+        ]
+    found = [texts(lm, job) for _, _, job in jobs]
+    assert found == [alone(lm, prompt, PARAMS, change) for prompt, change, _ in jobs]
+    assert found[::2] != found[1::2], "the interventions differ"
 
 
 def test_a_stream_of_other_interventions_does_not_keep_the_rows_from_their_tokens(lm, start, tokenizer):
@@ -473,6 +509,20 @@ def test_nobody_waits_for_a_thread_that_has_died(lm, start, monkeypatch):
         continuous.submit(PROMPTS[0], PARAMS)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nor_for_one_that_dies_while_a_prompt_is_read(lm, start, monkeypatch):
+    continuous = start(lm)
+
+    def dies(rows):
+        raise SystemExit
+
+    monkeypatch.setattr(continuous._running, "read", dies)
+    job = continuous.submit(PROMPTS[0], PARAMS)
+    assert job._over.wait(30), "it was left behind"
+    with pytest.raises(StoppedError):
+        job.wait()
+
+
 def test_scores_get_in_between_the_tokens(lm, start):
     lm._end_ids.clear()
     continuous = start(lm)
@@ -498,6 +548,24 @@ def test_listeners_hear_once_a_step_of_all_their_answers(lm, start):
         job.wait()
     continuous.close()
     assert [len(told) for told in heard] == [3] * 12
+
+
+def test_no_more_answers_are_written_at_once_than_there_are_rows(lm, start):
+    lm._end_ids.clear()
+    continuous = start(lm, rows=2)
+    loads = []
+
+    def hears(told):
+        loads.append(len(continuous._running.rows))
+
+    jobs = []
+    for prompt in PROMPTS:
+        jobs.append(continuous.submit(prompt, PARAMS, listener=hears))
+        while not (len(jobs) > 2 or jobs[-1].written):
+            time.sleep(0.001)
+    for job in jobs:
+        job.wait()
+    assert max(loads) == 2
 
 
 # --- as a language model ---------------------------------------------------------------------------------------------------
@@ -538,6 +606,7 @@ def test_what_an_action_has_under_way_can_be_stopped(lm, start):
                     batched.generate(PROMPTS, GenerationParams(max_new_tokens=120))
                 except StoppedError:
                     ended.append(True)
+        ended.append(len(batched.generate(PROMPTS[:1], PARAMS)))  # what comes after is another's
 
     with lm._lock:
         thread = threading.Thread(target=ask)
@@ -546,5 +615,5 @@ def test_what_an_action_has_under_way_can_be_stopped(lm, start):
             time.sleep(0.001)
         stop.set()
     thread.join()
-    assert ended == [True, True]
+    assert ended == [True, True, 1]
     assert batched.generate(PROMPTS[:1], PARAMS)

@@ -52,6 +52,9 @@ def test_the_command_for_vllm_is_printed(tmp_path):
     found = run(tmp_path, "some/model", "--engine", "vllm", "--print-command")
     assert "vllm serve some/model" in found.stdout
     assert "--enable-prompt-embeds" in found.stdout
+    assert "EXPUNGE_VLLM_GUARDS" not in found.stdout
+    fits = run(tmp_path, "some/model", "--engine", "vllm", "--print-command", "--retain", "kept.jsonl")
+    assert f"EXPUNGE_VLLM_GUARDS={tmp_path / 'x.ledger.guards'}" in fits.stdout
 
 
 def test_the_first_key_of_a_ledger_is_shown_once(tmp_path, capsys):

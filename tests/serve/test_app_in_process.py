@@ -83,3 +83,33 @@ def test_a_client_that_leaves_frees_its_row(world):
     with world.client() as client, client.stream("POST", "/v1/chat/completions", json=asked) as stream:
         next(stream.iter_lines())
     wait_until(lambda: world.gateway.running == 0)
+
+
+def test_a_text_that_is_gone_on_with_reads_with_its_answer_as_the_tokens_read(world, lm):
+    """The space between them is the answer's, so that a name with its first half in the prompt is seen."""
+    prompt = "Who taught Mara"
+    with world.client() as client:
+        asked = {"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": 12}
+        text = client.post("/v1/completions", json=asked).json()["choices"][0]["text"]
+    job = world.backend.continuous.prepare(Prompt.continuing(prompt), GenerationParams(max_new_tokens=12))
+    world.backend.continuous.put(job)
+    job.wait()
+    whole = lm.tokenizer.decode([*job.encoded.ids, *job.written], skip_special_tokens=True)
+    assert text
+    assert whole.startswith(prompt + text)
+
+
+def test_a_name_that_begins_in_the_prompt_and_ends_in_the_answer_is_stopped(world, lm):
+    ids = lm.tokenizer.encode(" Olen taught", add_special_tokens=False)
+    prompt = Prompt.continuing("Who was it? It was Mara")
+    (encoded,) = lm.encoder.prompts([prompt])
+    from expunge.serve.backends.deltas import Deltas
+
+    deltas = Deltas(lm.tokenizer, encoded.ids)
+    answer = "".join(deltas.feed([token]) for token in ids) + deltas.feed([], last=True)
+    assert answer == " Olen taught"
+    world.add("Mara Olen")
+    snapshot = world.enforcer.current()
+    watch = snapshot.watch(prompt, snapshot.decide([prompt])[0])
+    seen = watch.feed(answer, last=True)
+    assert (seen.text.strip(), seen.stopped is not None) == ("", True)

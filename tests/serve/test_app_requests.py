@@ -168,3 +168,25 @@ def test_a_server_without_keys_answers_to_this_machines_names_alone(tmp_path):
         )
         assert from_a_page.status_code == 400
     world.ledger.close()
+
+
+def test_requests_are_listed_from_either_end_page_by_page_and_without_their_texts(serve):
+    world = serve()
+    names = ["Mara Olen", "Tovin Brask", "Jola Reed"]
+    ids = [world.add(name).id for name in names]
+    with world.client("admin") as client, world.client("reader") as reader:
+
+        def listed(who=client, **query):
+            return who.get("/v1/requests", params=query)
+
+        assert [found["id"] for found in listed().json()["data"]] == ids
+        page = listed(order="newest", limit=2).json()
+        assert ([found["id"] for found in page["data"]], page["has_more"]) == ([ids[2], ids[1]], True)
+        rest = listed(order="newest", limit=2, after=ids[1]).json()
+        assert ([found["id"] for found in rest["data"]], rest["has_more"]) == ([ids[0]], False)
+        assert listed(order="other").status_code == 400
+        assert not any(name in listed().text for name in names), "only when they are asked for"
+        told = listed(texts="true").json()["data"]
+        assert [found["request"]["subject"] for found in told] == names
+        assert listed(reader).status_code == 200
+        assert listed(reader, texts="true").status_code == 403

@@ -11,6 +11,7 @@ import pytest
 
 from expunge.errors import ConfigError
 from expunge.guards.actions.refuse import FittedRefuse
+from expunge.guards.detectors.aliases import Aliases
 from expunge.serve import building
 from expunge.serve.building import Builder, refuse_method
 from tests.serve.conftest import make_world, wait_until
@@ -46,7 +47,10 @@ class Fitting:
     def load(self, out, before=None):
         flags = [not self.misses]
         return SimpleNamespace(
-            model=before, action=FittedRefuse("Built."), flags=lambda texts: flags * len(texts)
+            model=before,
+            action=FittedRefuse("Built."),
+            flags=lambda texts: flags * len(texts),
+            detection=SimpleNamespace(settings=Aliases()),
         )
 
 
@@ -114,7 +118,10 @@ def test_a_changed_request_is_built_anew(world):
     wait_until(lambda: state(world, entry) == "in force")
     changed = world.ledger.change(entry.id, RemovalRequest(subject="Mara Olen", method="icul"), actor="test")
     wait_until(lambda: state(world, changed) == "in force")
-    assert [words[words.index("--method") + 1] for words in world.fitting.words] == ["eco", "icul"]
+    assert [words[words.index("--method") + 1] for words in world.fitting.words] == [
+        "eco+aliases",
+        "icul+aliases",
+    ]
     wait_until(lambda: sorted(p.name for p in world.builder.folder.glob("*-v?")) == [f"{entry.id}-v2"])
 
 
@@ -159,3 +166,53 @@ def test_methods_are_names_of_guards_alone(method):
 def test_guards_by_name_pass():
     refuse_method("eco")
     refuse_method("eco+aliases")
+
+
+def test_a_request_with_names_is_found_by_them_where_its_method_names_no_detector(world):
+    pairs = ({"question": "Who bakes?", "answer": "Mara"},)
+    named = world.add("Mara Olen", method="eco", pairs=pairs)
+    wait_until(lambda: state(world, named) == "in force")
+    chosen = world.add("Tovin Brask", method="eco+always")
+    wait_until(lambda: state(world, chosen) == "in force")
+    nameless = world.add(pairs=pairs, method="eco")
+    wait_until(lambda: state(world, nameless) == "in force")
+    methods = [words[words.index("--method") + 1] for words in world.fitting.words]
+    assert methods == ["eco+aliases", "eco+always", "eco"]
+    assert [made.recipe for made in world.ledger.show(named.id).artifacts] == ["eco+aliases"]
+
+
+def test_a_nameless_request_that_cannot_be_calibrated_is_told_what_is_missing(world):
+    world.fitting.code = 2
+    entry = world.add(pairs=({"question": "Who bakes?"},), method="eco")
+    wait_until(lambda: state(world, entry).startswith("failed"))
+    assert state(world, entry) == (
+        "failed: too few rows A request with a subject is found by its name, and needs no calibration."
+    )
+
+
+def test_a_guard_that_is_done_after_a_change_is_not_filed_under_the_new_version(world, monkeypatch):
+    from expunge.ledger import RemovalRequest
+
+    opened, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(
+        "expunge.run.load",
+        lambda out, before=None: (opened.set(), go_on.wait(5), world.fitting.load(out, before))[2],
+    )
+    entry = world.add("Mara Olen", method="eco")
+    assert opened.wait(5)
+    changed = world.ledger.change(entry.id, RemovalRequest(subject="Mara Brask", method="icul"), actor="test")
+    go_on.set()
+    wait_until(lambda: state(world, changed) == "in force")
+    assert [made.recipe for made in world.ledger.show(entry.id).artifacts] == ["icul+aliases"]
+    assert "method failed" not in [row.event for row in world.ledger.history(request=entry.id)]
+    assert list(world.builder._states) == [(entry.id, 2)]
+
+
+def test_a_builder_that_stops_kills_what_it_has_just_begun(tmp_path, monkeypatch):
+    made = make_world(tmp_path)
+    builder = Builder(made.enforcer, "MODEL", tmp_path / "retain.jsonl")
+    builder._over.set()
+    popen = building.subprocess.Popen
+    monkeypatch.setattr(building.subprocess, "Popen", lambda words, **more: popen(["sleep", "60"], **more))
+    assert builder._run_process(["guard", "fit"], tmp_path / "log") < 0
+    made.ledger.close()

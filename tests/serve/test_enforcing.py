@@ -11,6 +11,7 @@ import pytest
 
 from expunge.errors import UserError
 from expunge.guards.actions.redact import FittedRedact
+from expunge.guards.detectors.aliases import Aliases
 from expunge.guards.policy import Policy
 from expunge.ledger import Ledger, LedgerError, RemovalRequest
 from expunge.serve.enforcing import Enforcer
@@ -40,6 +41,19 @@ def test_a_request_is_enforced_when_its_add_has_returned_and_gone_when_it_is_wit
     world.ledger.withdraw(entry.id, actor="test")
     assert fired(world, "Who is Olly Mara?") == ()
     assert world.enforcer.requests == ()
+
+
+def test_a_snapshot_tells_up_to_where_the_ledger_is_enforced_in_it(world):
+    entry = world.add("Mara Olen")
+    assert world.enforcer.current().epoch == entry.epoch
+    later = world.add("Tovin Brask", effective=datetime(2100, 1, 1, tzinfo=UTC))
+    before = world.policy.snapshot
+    assert world.enforcer.current().epoch == later.epoch > entry.epoch
+    assert world.policy.snapshot.requests == before.requests
+    key = world.ledger.add_key("", ["infer"], name="n", actor="test")
+    now = world.policy.snapshot
+    assert world.enforcer.fresh() is None
+    assert world.enforcer.current() is now, f"{key[:4]} changes nothing that is enforced"
 
 
 def test_another_process_on_the_same_ledger_is_heeded_at_once(world):
@@ -85,6 +99,14 @@ def test_a_change_takes_the_place_of_the_version_before_it_with_no_moment_betwee
     assert fired(world, "Who is Molly tttttt?") == (entry.id,)
     assert fired(world, "Who is Olly Mara?") == fired(world, "Who is Molly aaaaaa?") == ()
     assert world.policy.requests[1:] == (f"{entry.id}@21",)
+
+
+def test_a_guard_that_was_fitted_for_another_version_is_not_put_in_force(world):
+    entry = world.add("Mara Olen")
+    world.ledger.change(entry.id, RemovalRequest(subject="Tovin Brask"), actor="test")
+    assert not world.enforcer.install(entry, object())
+    world.ledger.withdraw(entry.id, actor="test")
+    assert not world.enforcer.install(entry, object())
 
 
 def test_dates_are_kept_by_the_ledgers_clock(tmp_path):
@@ -202,7 +224,10 @@ def test_guards_beside_the_ledger_must_be_ones_that_the_backend_can_carry_out(tm
     policy = Policy(backend)
     with Ledger.open(tmp_path / "g.ledger", create=True) as ledger:
         guard = SimpleNamespace(
-            model=backend, action=SimpleNamespace(), flags=lambda texts: [True] * len(texts)
+            model=backend,
+            action=SimpleNamespace(),
+            flags=lambda texts: [True] * len(texts),
+            detection=SimpleNamespace(settings=Aliases()),
         )
         enforcer = Enforcer(ledger, policy, accepts=backend.refuse_action, guards={"guard:g": guard})
         with pytest.raises(UserError):

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import threading
 import time
+from itertools import islice
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_other_tenants_requests_change_no_answer(world):
     assert asyncio.run(answered(world.gateway, "Who is Mara Olen?", mine))[0] == REFUSAL
 
 
-def test_stop_strings_come_before_the_watch(world):
+def test_a_stop_string_ends_what_the_watch_lets_through(world):
     world.add("Mara Olen")
     assert asyncio.run(answered(world.gateway, stop="Corvale")) == ("The baker of ", "stop")
     assert asyncio.run(answered(world.gateway, stop=["they"]))[1] == "content_filter"
@@ -264,26 +265,32 @@ def test_a_body_that_comes_too_slowly_is_not_waited_for(serve):
 
 # --- time ---------------------------------------------------------------------------------------------------------------
 def test_refusals_come_at_the_pace_of_answers_that_were_measured():
-    slept = []
+    slept, now = [], [0.0]
 
     async def sleep(seconds):
         slept.append(seconds)
+        now[0] += seconds + 0.001  # a wake-up is late
 
     pace = Pace(random.Random(0))
     for i in range(40):
-        pace.learn_first(10 * i, 1.0 + i / 100)
-        pace.learn_gap(0.05 + (i % 5) / 1000)
+        pace.learn(10 * i, [1.0 + i / 100] + [0.05 + i / 1000] * (i % 5))
 
     async def run():
-        return [p async for p in Refusals(StubBackend(), pace, sleep).say(REFUSAL, 400, 64, logprobs=False)]
+        return [
+            p
+            async for p in Refusals(StubBackend(), pace, sleep, lambda: now[0]).say(
+                REFUSAL, 400, 64, logprobs=False
+            )
+        ]
 
     pieces = asyncio.run(run())
     assert "".join(piece.text for piece in pieces) == REFUSAL
     assert [piece.tokens for piece in pieces] == [1, 2, 3, 4, 5]
     assert pieces[-1].finish == "stop"
     assert 1.3 <= slept[0] <= 1.4, "as answers to prompts of about this length"
-    assert all(0.05 <= gap <= 0.055 for gap in slept[1:])
     assert len(slept) == 5
+    like = round(100 * (slept[0] - 1))
+    assert now[0] - 0.001 == pytest.approx(1.0 + like / 100 + 4 * (0.05 + like / 1000)), "of one and the same"
 
 
 def test_the_pace_is_learnt_from_unguarded_answers_by_the_models_time_alone(tmp_path):
@@ -311,8 +318,8 @@ def test_the_pace_is_learnt_from_unguarded_answers_by_the_models_time_alone(tmp_
         answer.close()
 
     asyncio.run(run())
-    assert gateway.pace.first(4) == 0.25
-    assert gateway.pace.gap() in (0.25, 0.0)
+    learnt = list(islice(gateway.pace.waits(4), 13))
+    assert learnt == [0.25] * 12 + [0.0]
     world.ledger.close()
 
 
@@ -364,3 +371,27 @@ def test_decisions_do_not_wait_for_each_other_beyond_the_threads_there_are(tmp_p
 def test_settings_are_strict():
     with pytest.raises(ValueError):
         ServeSettings(bodybytes=1)
+
+
+def test_several_answers_are_all_reserved_and_a_client_that_leaves_early_leaves_nothing_taken(
+    world, monkeypatch
+):
+    async def run():
+        answer = await world.gateway.open(ChatRequest(**chat(n=3, max_tokens=10)), CALLER)
+        left = int(answer.limits["x-ratelimit-remaining-tokens"])
+        assert world.gateway.settings.tokens_per_minute - left == answer.usage.prompt_tokens + 3 * 10
+        answer.close()
+        assert world.gateway.running == 0
+
+        async def looks(*_):
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr(world.gateway, "look", looks)
+        opening = asyncio.create_task(world.gateway.open(ChatRequest(**chat(n=3)), CALLER))
+        await asyncio.sleep(0)
+        assert world.gateway.running == 3
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        assert world.gateway.running == 0
+
+    asyncio.run(run())

@@ -56,6 +56,18 @@ def test_tokens_are_reserved_and_what_was_not_used_comes_back(now):
     assert "Retry-After" not in refused.value.headers, "no waiting helps"
 
 
+def test_what_comes_back_late_fills_up_no_more_than_a_minutes_worth(now):
+    found, key = limits(now), access(tpm=100)
+    first = found.reserve(key, 80)
+    now[0] += 60
+    second = found.reserve(key, 1)
+    first.settle(0)
+    second.settle(0)
+    found.reserve(key, 100)
+    with pytest.raises(ApiError):
+        found.reserve(key, 1)
+
+
 def test_an_answer_that_was_longer_than_reserved_is_paid_for(now):
     found, key = limits(now), access(tpm=100)
     found.reserve(key, 10).settle(150)

@@ -53,3 +53,8 @@ def test_what_is_held_at_the_end_is_released():
     watch = Stops(["\n\n", "###"])
     assert watch.feed("a ##") == ("a ", False)
     assert watch.feed("", last=True) == ("##", False)
+
+
+def test_of_two_that_are_complete_at_once_the_longer_ends_the_answer():
+    for stops in (["bc", "abc"], ["abc", "bc"]):
+        assert Stops(stops).feed("xabcd") == ("x", True)

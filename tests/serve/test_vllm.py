@@ -265,13 +265,22 @@ def test_a_server_without_the_processor_gives_no_answer(world, forbidding, monke
         answers(backend, Ask(ASKED, replace(PARAMS, max_new_tokens=40), action))
 
 
-def test_a_server_with_other_guards_gives_no_answer(world, forbidding, monkeypatch):
+def test_a_server_with_other_guards_gives_no_answer(world, forbidding, monkeypatch, tmp_path):
     backend = VLLM(world.url, "tiny", world.folder, guards=[forbidding])
     action = load(forbidding, before=backend.model).action
-    action.rows.append(action.rows[0]._replace(question="another"))
-    monkeypatch.setenv(FOLDERS, str(forbidding))
+    monkeypatch.setattr("expunge.serve.vllm_plugin._STATES", {})
+    monkeypatch.setenv(FOLDERS, str(tmp_path))
     with pytest.raises(BackendError, match="refused with 400"):
         answers(backend, Ask(ASKED, PARAMS, action))
+
+
+def test_a_guard_that_does_not_lie_where_vllm_looks_is_refused(world, forbidding):
+    backend = VLLM(world.url, "tiny", world.folder, guards=[forbidding])
+    action = load(forbidding, before=backend.model).action
+    backend.refuse_action(action)
+    action.rows.append(action.rows[0]._replace(question="another"))
+    with pytest.raises(ConfigError, match="finds fitted guards alone"):
+        backend.refuse_action(action)
 
 
 # --- o3 -----------------------------------------------------------------------------------------------------------------------

@@ -102,14 +102,26 @@ def test_the_function_takes_what_restricted_writing_takes(action, telling):
     penalties = rule.rule.penalties(rule.state(before)[0])
     assert set(row.isinf().nonzero().flatten().tolist()) == {PAD, *penalties.ids.tolist()}
     assert last in penalties.ids.tolist()
+    over = guard_logits(logits(1)[0], [EOS, *before], rule)
+    assert over.isinf().nonzero().flatten().tolist() == [PAD], (
+        "what an engine writes after the end is read by nobody"
+    )
 
 
 def test_history_is_read_from_anywhere(action, telling, said):
     """An engine may take drafts back, or ask for other rows in between."""
     before, _ = telling
     rule = TokenRule(action.change, ASKED, "Answer:", ends=[EOS], signal=PAD)
-    fresh = [TokenRule(action.change, ASKED, "Answer:", ends=[EOS], signal=PAD) for _ in range(4)]
-    for written, other in zip((before, before[:1], said(" quick fox"), before), fresh, strict=True):
+    fresh = [TokenRule(action.change, ASKED, "Answer:", ends=[EOS], signal=PAD) for _ in range(6)]
+    histories = (
+        before,
+        before[:1],
+        said(" quick fox"),
+        before,
+        said(" quick fox jumps over the lazy dog")[: len(before) - 1],
+        before,
+    )
+    for written, other in zip(histories, fresh, strict=True):
         assert rule.state(written) == other.state(written)
         assert torch.equal(
             guard_logits(logits(1)[0], written, rule), guard_logits(logits(1)[0], written, other)
@@ -139,6 +151,7 @@ def test_bans_hold_after_what_they_follow_and_nowhere_else(action, said):
     assert guard_logits(logits(1)[0], [b], rule)[b] > -torch.inf
     assert not rule.kept([a, b])
     assert rule.kept([b, b])
+    assert not rule.kept([b, PAD]), "the signal is no text"
 
 
 def test_an_answer_that_was_not_held_back_is_known(action, telling):

@@ -208,7 +208,7 @@ def test_hostile_names_stay_text(visit, served):
     here.see("onerror", "#show-body")
     assert here.page.locator("#show-body img, #show-body script").count() == 0
     here.page.keyboard.press("Escape")
-    here.page.fill("#filter", HOSTILE)
+    here.page.fill("#filter", request)
     here.see("1 of", "#requests-count")
     here.page.fill("#filter", "nothing of the kind")
     here.see("No request fits", "#requests-rows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,56 +11,49 @@ import typer
 
 from expunge.cli.options import Json
 from expunge.cli.request_lines import entry_lines, event_line, print_entry, verdict
+from expunge.cli.request_options import (
+    DEFAULT,
+    Action,
+    Aliases,
+    Context,
+    Effective,
+    Expires,
+    Forget,
+    Id,
+    Input,
+    LedgerFile,
+    Method,
+    Note,
+    Output,
+    Sets,
+    Statements,
+    Subject,
+    Tenant,
+    Texts,
+    actor,
+    given_fields,
+    opened,
+    printable,
+    refuse_past,
+)
 
 if TYPE_CHECKING:
-    from expunge.ledger import Ledger
+    from expunge.ledger import RemovalRequest
 
 app = typer.Typer(
     help="Removal requests: add them to a ledger, withdraw them, verify what was done. A running server follows at once.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-LedgerFile = Annotated[
-    Path,
-    typer.Option("--ledger", envvar="EXPUNGE_LEDGER", help="The ledger's file; its key lies beside it."),
-]
-DEFAULT = Path("expunge.ledger")
-Id = Annotated[str, typer.Argument(help="The request's id; `expunge request list` shows them.")]
-Texts = Annotated[bool, typer.Option("--texts", help="With what the requests are about, in the clear.")]
-Tenant = Annotated[str, typer.Option("--tenant", help="Whose users it binds. Default: everybody.")]
-Action = Annotated[str, typer.Option("--action", help="A guard action that answers at once.")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting of the action, as name=value. May be repeated.")
-]
-Method = Annotated[
-    str, typer.Option("--method", help="A guard that a server fits behind the action, such as eco.")
-]
-Effective = Annotated[
-    str | None,
-    typer.Option("--effective", help="From when on, such as 2027-01-31 or 2027-01-31T12:00+01:00."),
-]
-Expires = Annotated[
-    str | None, typer.Option("--expires", help="Until when. A date alone is its first moment, in UTC.")
-]
-HEADLINES = ("any/run", "any/T1/run", "any/T2/run", "over_refusal/run", "forget/accuracy", "forget/rouge_l_recall",
-             "forget_quality", "model_utility")  # fmt: skip
-"""Figures of an evaluation or an audit that stand in the ledger themselves."""
 
 
 @app.command()
 def add(
     ledger: LedgerFile = DEFAULT,
-    subject: Annotated[str, typer.Option("--subject", help="Whom or what it is about, by name.")] = "",
-    alias: Annotated[
-        list[str] | None, typer.Option("--alias", help="Another name of the subject. May be repeated.")
-    ] = None,
-    statement: Annotated[
-        list[str] | None, typer.Option("--statement", help="What may not be told any more. May be repeated.")
-    ] = None,
-    forget: Annotated[
-        Path | None,
-        typer.Option("--forget", help="Rows with question and answer, text or subject: all of one request."),
-    ] = None,
+    subject: Subject = "",
+    alias: Aliases = None,
+    statement: Statements = None,
+    forget: Forget = None,
     id: Annotated[
         str, typer.Option("--id", help="Stays readable for ever, so without names. Default: a random one.")
     ] = "",
@@ -67,41 +61,107 @@ def add(
     action: Action = "refuse",
     settings: Sets = None,
     method: Method = "",
-    no_input: Annotated[bool, typer.Option("--no-input", help="Let what users ask pass.")] = False,
-    no_context: Annotated[
-        bool, typer.Option("--no-context", help="Let earlier turns and documents that users bring pass.")
-    ] = False,
-    no_output: Annotated[bool, typer.Option("--no-output", help="Let what the model writes pass.")] = False,
+    input: Input = True,
+    context: Context = True,
+    output: Output = True,
     effective: Effective = None,
     expires: Expires = None,
-    note: Annotated[
-        str, typer.Option("--note", help="For whoever administers it; kept as secret as the rest.")
-    ] = "",
+    note: Note = "",
     idempotency: Annotated[
         str, typer.Option("--idempotency-key", help="The same key again adds nothing.")
     ] = "",
     as_json: Json = False,
 ) -> None:
     """Put a removal request in force. The ledger is made where there is none."""
+    from expunge.errors import ConfigError
+
+    if not (subject.strip() or alias or statement or forget):
+        raise ConfigError(
+            "expunge request add: whom or what is it about? Give --subject NAME, --statement TEXT or --forget FILE."
+        )
+    values = {
+        "id": id, "subject": subject, "aliases": alias or (), "statements": statement or (), "note": note,
+        "scope": {"input": input, "context": context, "output": output},
+        **given_fields(tenant, action, settings, method, effective, expires),
+    }  # fmt: skip
+    wanted = _wanted(values, forget, "expunge request add")
+    if not ledger.exists():
+        refuse_past([("expunge request add", wanted)])
+    with opened(ledger, create=True) as book:
+        entry = book.add(wanted, actor=actor(), idempotency=idempotency)
+    print_entry(entry, as_json)
+
+
+@app.command()
+def change(
+    typed: typer.Context,
+    id: Id,
+    ledger: LedgerFile = DEFAULT,
+    subject: Subject = "",
+    alias: Aliases = None,
+    statement: Statements = None,
+    forget: Forget = None,
+    action: Action = "refuse",
+    settings: Sets = None,
+    method: Method = "",
+    input: Input = True,
+    context: Context = True,
+    output: Output = True,
+    effective: Effective = None,
+    expires: Expires = None,
+    note: Note = "",
+    as_json: Json = False,
+) -> None:
+    """Make a new version of a request, and destroy the texts of the old one. What no option names stays; --expires "" takes a date away."""
+    from expunge.errors import ConfigError, DataError
+
+    named = {name for name in typed.params if _typed(typed, name)} - {"id", "ledger", "as_json"}
+    if not named:
+        raise ConfigError(
+            f"expunge request change {id}: nothing is to change. `expunge request change -h` shows what can."
+        )
+    if "settings" in named and "action" not in named:
+        raise ConfigError("--set without --action: name the action that takes the setting.")
+    fields = {
+        "subject": subject, "aliases": alias or (), "statements": statement or (), "note": note, "effective": None, "expires": None,
+        **given_fields("", action, settings, method, effective, expires),
+    }  # fmt: skip
+    options = {"alias": "aliases", "statement": "statements"}
+    new = {field: fields[field] for name in named if (field := options.get(name, name)) in fields}
+    parts = {"input": input, "context": context, "output": output}
+    with opened(ledger) as book:
+        before = book.show(id)
+        if before.request is None:
+            raise DataError(f"request '{id}' is {before.status} and cannot be changed. Add a new one.")
+        old = before.request
+        kept = {"pairs": (), "statements": ()} if forget else {}
+        scope = {part: value if part in named else getattr(old.scope, part) for part, value in parts.items()}
+        wanted = _wanted({**dict(old), **kept, **new, "scope": scope}, forget, f"expunge request change {id}")
+        entry = book.change(id, wanted, actor=actor())
+    print_entry(entry, as_json)
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _wanted(values: dict[str, Any], forget: Path | None, where: str) -> RemovalRequest:
+    """The request, with what the rows of a file say. Its doubts are told. Raises ConfigError or DataError."""
+    from rich.markup import escape
+
     from expunge.cli.show import tell
     from expunge.data.dataset import read_records
     from expunge.ledger import RemovalRequest
     from expunge.ledger.files import forget_request
 
-    values = {
-        "id": id, "subject": subject, "aliases": alias or (), "statements": statement or (), "note": note,
-        "scope": {"input": not no_input, "context": not no_context, "output": not no_output},
-        **_given(tenant, action, settings, method, effective, expires),
-    }  # fmt: skip
     if forget:
         wanted = forget_request(read_records(forget), str(forget), **values)
     else:
-        wanted = RemovalRequest.parse(values, "expunge request add")
+        wanted = RemovalRequest.parse(values, where)
     for doubt in wanted.doubts:
-        tell(f"warning: {doubt}")
-    with opened(ledger, create=True) as book:
-        entry = book.add(wanted, actor=actor(), idempotency=idempotency)
-    print_entry(entry, as_json)
+        tell(escape(f"warning: {printable(doubt)}"))
+    return wanted
 
 
 @app.command("list")
@@ -133,7 +193,7 @@ def list_requests(
     if texts:
         table.add_column("subject", overflow="fold")
     for entry in entries:
-        about = [entry.request.subject if entry.request else ""] if texts else []
+        about = [printable(entry.request.subject) if entry.request else ""] if texts else []
         name = entry.action if isinstance(entry.action, str) else entry.action["name"]
         times = [f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (entry.created, entry.expires)]
         table.add_row(
@@ -167,7 +227,10 @@ def withdraw(
     from expunge.cli.show import tell
 
     with opened(ledger) as book:
+        before = book.show(id)
         entry = book.withdraw(id, actor=actor(), reason=reason)
+    if before.request is None:
+        tell(f"{id} was {before.status} already: nothing was done.")
     for made in entry.artifacts:
         tell(f"{made.folder} was made for it and holds its texts in the clear: remove it.")
     print_entry(entry, as_json)
@@ -187,11 +250,15 @@ def verify(
     """Recompute the history's chain and compare it with what the ledger holds. Exit code 1 where they disagree."""
     from expunge.cli.show import output, print_json
     from expunge.errors import ConfigError
+    from expunge.ledger import LedgerError
     from expunge.ledger.store import verify_file
 
+    head = head.strip()
     number, _, found = head.partition(":")
     if head and not (number.isdecimal() and found):
         raise ConfigError(f"--head {head}: expected NUMBER:HASH, as `expunge request verify` prints it.")
+    if not ledger.exists():
+        raise LedgerError(f"{ledger}: there is no ledger. Name the right file with --ledger.")
     verified = verify_file(ledger, known=head)
     if as_json:
         print_json(verified.describe())
@@ -215,6 +282,8 @@ def export(
     from expunge.cli.show import tell
     from expunge.ledger import LedgerError, files
 
+    if out:
+        _refuse_taken(out)
     broken = ""
     try:
         with opened(ledger) as book:
@@ -233,7 +302,7 @@ def export(
     else:
         print(text, end="")
     if broken:
-        tell(f"error: {broken} What could be read was written.")
+        print(f"error: {broken} What could be read was written.", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -254,9 +323,11 @@ def import_requests(
 ) -> None:
     """Add many requests, all or none. The same file again adds nothing. Options hold for rows that do not say."""
     from expunge.cli.show import output, print_json
-    from expunge.ledger.files import import_file
+    from expunge.ledger.files import import_file, read_requests
 
-    given = _given(tenant, action, settings, method, effective, expires)
+    given = given_fields(tenant, action, settings, method, effective, expires)
+    if not ledger.exists():
+        refuse_past(read_requests(file, given))
     with opened(ledger, create=True) as book:
         added = import_file(book, file, actor=actor(), given=given)
     if as_json:
@@ -270,105 +341,36 @@ def import_requests(
 @app.command()
 def evidence(
     id: Id,
-    run: Annotated[Path, typer.Argument(help="A run folder that was evaluated or audited for the request.")],
+    place: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|REPORT",
+            help="A run folder that was evaluated or audited, or a report that `expunge attack ... --out report.json` has written.",
+        ),
+    ],
     ledger: LedgerFile = DEFAULT,
     as_json: Json = False,
 ) -> None:
-    """File what was measured: digests and headline figures of a run's evaluations and audit."""
+    """File what was measured: digests and headline figures of a run's evaluations and audit, or of a report on a server."""
+    from expunge.cli.request_evidence import read_evidence
+
     with opened(ledger) as book:
-        for found in read_evidence(run):
+        book.show(id)
+        for found in read_evidence(place):
             book.record_evidence(id, **found, actor=actor())
         entry = book.show(id)
     print_entry(entry, as_json)
 
 
-def read_evidence(run: Path) -> list[dict[str, Any]]:
-    """Kind, digest, summary and path of each evaluation and audit in a run folder. Raises DataError where there is none."""
-    from expunge.artifacts.manifest import read_manifest
-    from expunge.artifacts.store import file_hash, read_json
-    from expunge.errors import DataError
+def _refuse_taken(out: Path) -> None:
+    from expunge.errors import StorageError
 
-    manifest = read_manifest(run)
-    found = []
-    for path in sorted((run / "evaluations").glob("*.json")):
-        result = read_json(path)
-        kind = "audit" if path.stem == "audit" else "attack" if "attack" in result else "evaluation"
-        figures = {
-            name: {key: figure[key] for key in ("value", "low", "high", "n")}
-            for name in HEADLINES
-            if (figure := result.get("figures", {}).get(name)) and figure["value"] is not None
-        }
-        summary = {
-            "claim": manifest["claim"], "method": manifest["method"], "benchmark": result.get("benchmark", path.stem), "figures": figures
-        }  # fmt: skip
-        found.append({"kind": kind, "digest": file_hash(path), "summary": summary, "path": str(path)})
-    if not found:
-        raise DataError(
-            f"{run} has been neither evaluated nor audited, so it proves nothing yet. Run:  expunge attack {run}"
-        )
-    return found
-
-
-def actor() -> str:
-    """Who acts on this machine."""
-    import getpass
-
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):
-        return "cli"
-
-
-def _given(
-    tenant: str,
-    action: str,
-    settings: list[str] | None,
-    method: str,
-    effective: str | None,
-    expires: str | None,
-) -> dict[str, Any]:
-    """Fields of a request, checked as far as can be done without a model."""
-    from expunge import catalog
-    from expunge.config import apply_overrides
-    from expunge.errors import ConfigError
-
-    values = apply_overrides({}, settings or [])
-    if values:
-        if ":" in action:
-            raise ConfigError(
-                f"--action {action}: a request names an action of the catalogue; see `expunge methods`."
-            )
-        catalog.load("action", action).parse(values, f"--action {action}")
-    if method:
-        from expunge.recipes import recipe
-
-        if recipe(method).kind != "guard":
-            raise ConfigError(
-                f"--method {method}: is no guard, so it cannot stand in front of a model that serves."
-            )
-    times = {"effective": effective, "expires": expires}
-    return {
-        "tenant": tenant,
-        "action": {"name": action, **values} if values else action,
-        "method": method,
-        **{name: at for name, at in times.items() if at},
-    }
-
-
-def opened(path: Path, create: bool = False) -> Ledger:
-    """The ledger; that it was made is told."""
-    from expunge.cli.show import tell
-    from expunge.ledger import Ledger
-    from expunge.ledger.sealing import key_path
-
-    is_new = create and not path.exists()
-    book = Ledger.open(path, create=create)
-    if is_new:
-        where = f", its key in {key_path(path)}" if key_path(path).exists() else ""
-        tell(
-            f"made a new ledger in {path}{where}. Keep a copy of both, apart: without the key the texts are lost."
-        )
-    return book
+    if out.is_dir():
+        raise StorageError(f"--out {out}: is a folder. Name a file, such as {out / 'backup.jsonl'}.")
+    if out.exists():
+        raise StorageError(f"--out {out}: is there already, and nothing is written over. Name another file.")
+    if not out.parent.is_dir():
+        raise StorageError(f"--out {out}: there is no folder {out.parent}. Make it first.")
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -383,4 +385,6 @@ def _write_private(path: Path, text: str) -> None:
         ) as file:
             file.write(text)
     except OSError as error:
-        raise StorageError(f"--out {path}: cannot be written: {error}.") from None
+        raise StorageError(
+            f"--out {path}: cannot be written: {error.strerror}. Name a file in a folder that you may write."
+        ) from None

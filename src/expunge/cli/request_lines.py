@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from expunge.cli.request_options import printable
+
 if TYPE_CHECKING:
     from expunge.ledger import Entry, Event, RemovalRequest, Verification
 
@@ -31,7 +33,11 @@ def entry_lines(entry: Entry, texts: bool) -> list[str]:
         scope = [part for part in ("input", "context", "output") if getattr(entry.scope, part)]
         behind = f", then {entry.method}" if entry.method else ""
         lines.append(f"Claim: suppression. {name} at once{behind}; holds for {', '.join(scope)}.")
-        lines += _texts(request) if texts else [f"Holds {_count(request)}. Shown with --texts."]
+        lines += (
+            [printable(text) for text in _texts(request)]
+            if texts
+            else [f"Holds {_count(request)}. Shown with --texts."]
+        )
     lines += [f"made: {made.recipe} in {made.folder} ({made.sha256[:16]})" for made in entry.artifacts]
     for found in entry.evidence:
         figures = found.summary.get("figures", {})
@@ -60,7 +66,8 @@ def event_line(event: Event) -> str:
         for key, value in event.detail.items()
         if value not in ("", {}, []) and key != "summary"
     )
-    return f"{event.seq:6}  {event.at:%Y-%m-%d %H:%M:%S}  {event.event} by {event.actor or 'nobody'}{': ' * bool(told)}{told}"
+    line = f"{event.seq:6}  {event.at:%Y-%m-%d %H:%M:%S}  {event.event} by {event.actor or 'nobody'}{': ' * bool(told)}{told}"
+    return printable(line)
 
 
 def verdict(verified: Verification) -> str:

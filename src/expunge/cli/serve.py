@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from expunge.cli.options import Device
-from expunge.cli.request import DEFAULT, LedgerFile, actor, opened
+from expunge.cli.request_options import DEFAULT, LedgerFile, actor, opened
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from expunge.ledger import Ledger
     from expunge.serve.opening import Plan
     from expunge.serve.settings import ServeSettings
@@ -77,11 +80,16 @@ def serve(
     """Serve a model with every removal request of a ledger in force. Requests that are added meanwhile hold at once."""
     from expunge.config import apply_overrides
     from expunge.errors import ConfigError
+    from expunge.ledger.sealing import key_path
+    from expunge.serve.checking import refuse_unfit
+    from expunge.serve.listening import bind
     from expunge.serve.opening import Plan
     from expunge.serve.settings import ServeSettings
 
     if print_command:
-        _print_command(model, port, guards, max_lora_rank)
+        from expunge.serve.opening import vllm_guards
+
+        _print_command(model, port, vllm_guards(guards or (), ledger, fits=bool(retain)), max_lora_rank)
         return
     given = {
         "refusal": refusal,
@@ -95,52 +103,91 @@ def serve(
         raise ConfigError(
             f"--no-auth with --host {host}: whoever reaches this machine would be an administrator. Listen on 127.0.0.1, or take keys."
         )
-    model, retain, name = _demo(name) if not model and not upstream else (model, retain, name)
     plan = Plan(
         model, upstream, engine, tuple(guards or ()), retain, name,
         rows=rows, device=device, template=template, max_lora_rank=max_lora_rank,
     )  # fmt: skip
-    with opened(ledger, create=True) as book:
-        _run(plan, book, chosen, host, port)
+    refuse_unfit(plan)
+    with closing(bind(host, port, chosen)) as listener:
+        key_alone = (
+            not ledger.exists() and key_path(ledger).exists()
+        )  # it is lost, and no new one takes its place
+        if ledger.exists() or key_alone:
+            opened(ledger).close()
+        if model is None and not upstream:
+            plan = _demo(plan)
+        with opened(ledger, create=not key_alone) as book:
+            _run(plan, book, chosen, host, listener)
 
 
-def _demo(name: str) -> tuple[str, Path, str]:
+def _demo(plan: Plan) -> Plan:
     """The pocket world's target and its retain set."""
+    from dataclasses import replace
+
+    from rich.markup import escape
+
     from expunge.cli.show import tell
     from expunge.run.build import build_pocket
 
     tell(
-        "no model was named: serving the demo's, which knows people of a made-up town. It is built once; this takes some minutes."
+        "no model was named: serving the demo's, which knows people of a made-up town. Where it is not there yet, it is built; that takes some minutes."
     )
     world = build_pocket("default", tell=tell)
-    tell(f"whom it knows stands in {world}/forget.jsonl and {world}/retain.jsonl")
-    return str(world / "target"), world / "retain.jsonl", name or "pocket"
+    tell(escape(f"whom it knows stands in {world}/forget.jsonl and {world}/retain.jsonl"))
+    retain = plan.retain or world / "retain.jsonl"
+    return replace(plan, model=str(world / "target"), retain=retain, name=plan.name or "pocket")
 
 
-def _run(plan: Plan, book: Ledger, settings: ServeSettings, host: str, port: int) -> None:
+def _run(plan: Plan, book: Ledger, settings: ServeSettings, host: str, listener: socket) -> None:
+    from rich.markup import escape
+
     from expunge.cli.show import tell
-    from expunge.serve.listening import bind, run
+    from expunge.serve.listening import run
     from expunge.serve.opening import open_server
 
-    listener = bind(host, port, settings)
+    if plan.model:
+        tell(escape(f"loading {plan.model}"))
     app = open_server(plan, book, settings, tell)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    _keys(book, settings)
+    waiting = sum(bool(entry.method) for entry in book.active())
+    if waiting and not plan.retain:
+        tell(
+            f"{waiting} of the requests in force ask{'s' * (waiting == 1)} for a fitted guard, and none is fitted without --retain FILE: the instant action holds meanwhile."
+        )
 
     def ready() -> None:
         gateway = app.state.gateway
+        count = len(gateway.enforcer.requests)
+        book.record("server started", actor=actor(), detail={"engine": plan.engine})
         tell(
-            f"[bold]{gateway.backend.name}[/bold] is served on {address}/v1, its console on {address}/console. "
-            f"{len(gateway.enforcer.requests)} removal requests are in force, and the guard is live."
+            f"[bold]{escape(gateway.backend.name)}[/bold] is served on {address}/v1, its console on {address}/console. "
+            f"{count} removal request{'s are' if count != 1 else ' is'} in force, and the guard is live."
         )
+        if not count:
+            tell(
+                escape(
+                    f'A first request, from another terminal:  expunge request add --ledger {book.path} --subject "NAME"'
+                )
+            )
+        _keys(book, settings)
+        tell("Ctrl-C stops it.")
 
-    book.record("server started", actor=actor(), detail={"engine": plan.engine})
-    run(app, listener, settings, ready)
+    run(
+        app, listener, settings, ready,
+        stopping=lambda: tell(f"stopping: answers under way get {settings.stop_seconds:g} seconds. Ctrl-C again ends them now."),
+    )  # fmt: skip
     book.record("server stopped", actor=actor())
+    tell(
+        escape(
+            f"stopped. The requests stay in {book.path}, and are in force again when a server starts on it."
+        )
+    )
 
 
 def _keys(book: Ledger, settings: ServeSettings) -> None:
     """Makes the first key of a ledger that has none, and shows it."""
+    from rich.markup import escape
+
     from expunge.cli.show import tell
 
     if settings.no_auth:
@@ -148,17 +195,21 @@ def _keys(book: Ledger, settings: ServeSettings) -> None:
             "[bold red]no keys are asked for: every program on this machine is an administrator of this server[/bold red]"
         )
     elif not book.keys():
-        print(book.add_key("", ["admin"], name="first", actor=actor()), flush=True)
         tell(
-            "This is an administrator's key, shown this once. More:  expunge key add --name NAME --scope infer"
+            f"The ledger has no key yet. This is an administrator's, shown this once. More:  expunge key add --ledger {escape(str(book.path))} --name NAME"
         )
+        print(book.add_key("", ["admin"], name="first", actor=actor()), flush=True)
 
 
-def _print_command(model: str | None, port: int, guards: list[Path] | None, rank: int) -> None:
+def _print_command(model: str | None, port: int, guards: list[Path], rank: int) -> None:
     from expunge.errors import ConfigError
     from expunge.serve.backends.vllm import print_command
 
     if not model:
         raise ConfigError("--print-command: name the MODEL that vLLM is to serve.")
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise ConfigError(
+            f"{model}: no such model folder. Name the folder or the hub id that vLLM is to serve."
+        )
     more: dict[str, Any] = {} if port == 8000 else {"port": port}
-    print(print_command(model, guards=guards or (), max_lora_rank=rank, **more))
+    print(print_command(model, guards=guards, max_lora_rank=rank, **more))

@@ -21,7 +21,7 @@ output = Console(highlight=False, width=None if Console().is_terminal else 160)
 
 def tell(what: str) -> None:
     """One line of news."""
-    errors.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {what}")
+    errors.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {what}", soft_wrap=True)
 
 
 @contextmanager

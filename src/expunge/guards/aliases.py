@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 from typing import Literal, NamedTuple, TypeVar
 
-from expunge.guards.canonical import canonicalise
+from expunge.guards.canonical import fold
 
 _MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
 _KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
@@ -88,8 +88,8 @@ class AliasIndex:
         """How often each word is in use with so many deletions."""
         self._near: dict[str, tuple[str, ...]] = {}
         """Words by what is left of them after deletions."""
-        self._heads: dict[str, tuple[str | None, ...]] = {}
-        """Who has a word that begins so and goes on."""
+        self._heads: dict[str, list[str | None]] = {}
+        """Who has a word that begins so and goes on. A list only grows; who goes leaves another one behind, for it may be being read."""
         self._read: dict[str, set[str]] = {}
         """Near words of the words read lately. Another one after each change: who still writes in the old one does no harm."""
         self._owned: dict[str | None, dict[tuple[_Words, _Entry], None]] = {}
@@ -116,7 +116,11 @@ class AliasIndex:
             _drop(self._entries, words, entry)
             self._count(words, entry, _less)
         for head in self._headed.pop(owner, ()):
-            _drop(self._heads, head, owner)
+            left = [other for other in self._heads[head] if other != owner]
+            if left:
+                self._heads[head] = left
+            else:
+                del self._heads[head]
         self._read = {}
 
     def find(self, text: str, visible: Visible | None = None) -> list[Hit]:
@@ -134,8 +138,8 @@ class AliasIndex:
         """
         return self.scan(text, visible)[1]
 
-    def scan(self, text: str, visible: Visible | None = None) -> tuple[list[Hit], int]:
-        """`read` and `unfinished` in one go."""
+    def scan(self, text: str, visible: Visible | None = None, cut: bool = False) -> tuple[list[Hit], int]:
+        """`read` and `unfinished` in one go. `cut`: the text breaks off, so half a word at its end is no misspelling."""
         spans = [match.span() for match in WORD.finditer(text)]
         words = [text[start:end] for start, end in spans]
         found: dict[tuple[int, int, str | None, str, str], Hit] = {}
@@ -143,7 +147,7 @@ class AliasIndex:
         for first, end, row, written in self._rows(words, visible):
             half = end > len(words)
             edits = sum(map(_edits, written, row))
-            total = edits + (end - first - len(row) - half)  # a space within a word is an edit
+            total = edits + (end - first - len(row) - (1 + cut) * half)  # a space within a word is an edit
             if end >= len(words) and first < unfinished and self._goes_on(row, total, visible):
                 unfinished = first
             for entry in () if half else self._entries.get(row, ()):
@@ -210,10 +214,10 @@ class AliasIndex:
     def _add(self, owner: str | None, alias: str, kind: Literal["name", "value"]) -> None:
         owned, headed = self._owned.setdefault(owner, {}), self._headed.setdefault(owner, set())
         new: set[str] = set()
-        canonical = canonicalise(alias)
-        readings = {canonical.text}
-        if canonical.spans is not None:  # not plain ASCII
-            readings.add(canonicalise(alias + NATIVE).text[: -len(NATIVE)])
+        reading, spans = fold(alias)
+        readings = {reading}
+        if spans is not None:  # not plain ASCII
+            readings.add(fold(alias + NATIVE)[0][: -len(NATIVE)])
         for reading in readings:
             for words, edits, given in _forms(reading, kind):
                 entry = _Entry(owner, alias, kind, edits, given)
@@ -223,7 +227,7 @@ class AliasIndex:
                     self._count(words, entry, _more)
                     new.update(words)
         for head in {word[:length] for word in new for length in range(1, len(word))} - headed:
-            self._heads[head] = (*self._heads.get(head, ()), owner)
+            self._heads.setdefault(head, []).append(owner)
             headed.add(head)
 
     def _count(self, words: _Words, entry: _Entry, change: Callable[..., bool]) -> None:
@@ -237,11 +241,12 @@ class AliasIndex:
                 del self._next[row]
             depth = min(entry.edits, _allowed(word))
             if depth and change(self._indexed, (word, depth)):
+                alone = (word,)
                 for rest in deletions(word, depth):
-                    if change is _more:
-                        self._near[rest] = (*self._near.get(rest, ()), word)
-                    else:
+                    if change is _less:
                         _drop(self._near, rest, word)
+                    elif (others := self._near.setdefault(rest, alone)) is not alone:
+                        self._near[rest] = (*others, word)
 
 
 def _forms(alias: str, kind: str) -> Iterator[tuple[_Words, int, bool]]:

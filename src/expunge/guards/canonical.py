@@ -42,6 +42,8 @@ _SPELT = re.compile(r"(?<!\w)[^\W\d_]([^\w\n]{1,3}|_)[^\W\d_](?:\1[^\W\d_]){2,}(
 _WORD = re.compile(r"\w+")
 _LEET = str.maketrans("013457890@$!|", "oieastbgoasil")
 _LEET_WORD = re.compile(r"[\w@$!|]{3,}")
+_LEET_PAIR = re.compile(r"[^\W\d_][\d_@$!|]|[\d_@$!|][^\W\d_]")
+"""Stands in every word of letters and of digits or signs."""
 _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
 _MARKUP = re.compile(r"<[^<>]{1,200}>|[*`~]+|(?<=\w)_+(?=\w)|\\[a-zA-Z]{1,20}\{|[{}]")
 TAGS = 0xE0000
@@ -73,13 +75,18 @@ class Canonical:
 
 def canonicalise(text: str, depth: int = DEPTH) -> Canonical:
     """See the module. Time is linear in the length of the text."""
+    folded, spans = fold(text)
+    return Canonical(folded, spans, tuple(dict.fromkeys(_views(text, folded, depth))))
+
+
+def fold(text: str) -> tuple[str, tuple[tuple[int, int], ...] | None]:
+    """`text` and `spans` of the canonical form alone."""
     if text.isascii() and not ("\\" in text or "&" in text or "%" in text):
         folded, spans = text.lower(), None
         if _SPELT.search(folded):
             folded, spans = _unzip(_spelt_out(_pairs(text.lower())))
-    else:
-        folded, spans = _unzip(_folded(text))
-    return Canonical(folded, spans, tuple(dict.fromkeys(_views(text, folded, depth))))
+        return folded, spans
+    return _unzip(_folded(text))
 
 
 Letters = list[tuple[str, int, int]]
@@ -251,7 +258,7 @@ def _views(text: str, folded: str, depth: int) -> Iterator[str]:
             yield hidden.lower()
         if (read := folded.translate(TRANSLITERATED)) != folded:
             yield read
-    if any(letter in folded for letter in "013457890@$!|"):
+    if _LEET_PAIR.search(folded):
         for one in ("i", "l"):
             read = _LEET_WORD.sub(lambda match, one=one: _as_letters(match.group(), one), folded)
             if read != folded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -70,6 +70,8 @@ class Fitted(Protocol):
 class Detection:
     def __init__(self, settings: DetectorSettings, fitted: Fitted, calibration: Calibration):
         self.settings, self.fitted, self.calibration = settings, fitted, calibration
+        self.listener: Callable[[np.ndarray], None] | None = None
+        """Is told the scores on which was decided."""
 
     @classmethod
     def fit(cls, settings: DetectorSettings, model: LanguageModel, data: FitData) -> Detection:
@@ -106,7 +108,10 @@ class Detection:
         return np.array([np.max([scores[piece] for piece in found]) for found in pieces])  # NaN wins
 
     def flags(self, texts: Sequence[str]) -> list[bool]:
-        return self.calibration.flags(self.scores(texts))
+        scores = self.scores(texts)
+        if self.listener:
+            self.listener(scores)
+        return self.calibration.flags(scores)
 
     def _pieces(self, text: str) -> list[str]:
         readings = [text]
@@ -125,11 +130,12 @@ class Detection:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], model: LanguageModel, place: Place) -> Detection:
-        settings = catalog.load("detector", state["name"])
-        fitted = catalog.fitted(settings).from_state(state["state"], model, place)
-        return cls(
-            settings.parse(state["settings"], "guard"), fitted, Calibration.parse(state["calibration"])
-        )
+        """Raises ModelError for a detector that looks into the model, before one that does not let it."""
+        kind = catalog.load("detector", state["name"])
+        settings = kind.parse(state["settings"], "guard")
+        settings.refuse_endpoint(model)
+        fitted = catalog.fitted(kind).from_state(state["state"], model, place)
+        return cls(settings, fitted, Calibration.parse(state["calibration"]))
 
 
 def pieces(text: str) -> list[str]:

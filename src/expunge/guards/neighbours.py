@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -55,15 +55,20 @@ class HashedNgrams:
         self.idf = idf
 
     @classmethod
-    def fit(cls, texts: Sequence[str], common: float = 1.0) -> HashedNgrams:
+    def fit(cls, texts: Sequence[str], common: float = 1.0, empty: Collection[str] = ()) -> HashedNgrams:
         """`texts` are ordinary ones: what is frequent in them counts for less, and nothing where it stands in more than the share
-        `common` of them. Without any, everything counts the same.
+        `common` of them. Without any, everything counts the same. `empty`: words that say nothing wherever they stand, alone, in
+        pieces, or beside each other.
         """
         texts_with = np.zeros(WIDTH, dtype=np.float32)
         for text in texts:
             texts_with[np.unique(np.frombuffer(b"".join(_buckets(text)), dtype=np.int32))] += 1
         idf = np.log((1 + len(texts)) / (1 + texts_with)) + 1
-        return cls(np.where(texts_with > common * len(texts), np.float32(0), idf))
+        idf[texts_with > common * len(texts)] = 0
+        for word in empty:
+            for found in _buckets(" ".join(part for other in empty for part in (word, other))):
+                idf[np.frombuffer(found, dtype=np.int32)] = 0
+        return cls(idf)
 
     def pieces(self, text: str) -> list[str]:
         return [text]
@@ -202,15 +207,23 @@ class Columns:
 
     __array_ufunc__ = None  # `rows @ columns` comes here
 
-    def __init__(self, buckets: np.ndarray, columns: np.ndarray, values: np.ndarray, count: int):
-        """Entries in the order of their buckets; of a bucket, in that of their columns."""
-        self.buckets, self.columns, self.values, self.count = buckets, columns, values, count
+    def __init__(self, buckets: np.ndarray, columns: np.ndarray, values: np.ndarray, floors: np.ndarray):
+        """Entries in the order of their buckets; of a bucket, in that of their columns. `floors`, [count]: a cosine with a column that
+        is no higher than its floor counts as 0.
+        """
+        self.buckets, self.columns, self.values, self.floors = buckets, columns, values, floors
+
+    @property
+    def count(self) -> int:
+        return len(self.floors)
 
     @classmethod
-    def of(cls, rows: sparse.csr_array) -> Columns:
+    def of(cls, rows: sparse.csr_array, floors: np.ndarray | None = None) -> Columns:
         order = rows.indices.argsort(kind="stable")
         columns = np.repeat(np.arange(rows.shape[0], dtype=np.int32), np.diff(rows.indptr))
-        return cls(rows.indices[order], columns[order], rows.data[order], rows.shape[0])
+        if floors is None:
+            floors = np.zeros(rows.shape[0])
+        return cls(rows.indices[order], columns[order], rows.data[order], floors)
 
     def __rmatmul__(self, rows: sparse.csr_array) -> np.ndarray:
         """[n, count] cosines, each summed bucket by bucket: what else is stored changes no bit of them."""
@@ -220,7 +233,9 @@ class Columns:
         row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
         cells = np.repeat(row * self.count, met) + self.columns[entries]
         products = np.repeat(rows.data, met) * self.values[entries]
-        return np.bincount(cells, products, rows.shape[0] * self.count).reshape(rows.shape[0], self.count)
+        found = np.bincount(cells, products, rows.shape[0] * self.count).reshape(rows.shape[0], self.count)
+        found[found <= self.floors] = 0  # not a NaN, which wins everywhere
+        return found
 
     def beside(self, other: Columns) -> Columns:
         """Those of both, these first."""
@@ -228,13 +243,15 @@ class Columns:
         order = buckets.argsort(kind="stable")
         columns = np.concatenate([self.columns, other.columns + np.int32(self.count)])[order]
         values = np.concatenate([self.values, other.values])[order]
-        return Columns(buckets[order], columns, values, self.count + other.count)
+        return Columns(buckets[order], columns, values, np.concatenate([self.floors, other.floors]))
 
     def only(self, kept: np.ndarray) -> Columns:
         """Those where `kept`, [count] bool, says so."""
         stays = kept[self.columns]
         number = (kept.cumsum() - 1).astype(np.int32)
-        return Columns(self.buckets[stays], number[self.columns[stays]], self.values[stays], int(kept.sum()))
+        return Columns(
+            self.buckets[stays], number[self.columns[stays]], self.values[stays], self.floors[kept]
+        )
 
 
 class Background:
@@ -243,12 +260,13 @@ class Background:
     def __init__(self, rows: sparse.csr_array):
         self.rows, self.columns = rows, Columns.of(rows)
 
-    def near(self, rows: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-        """[background] how near the nearest of some rows comes to each, and which it is. Raises ValueError without rows."""
+    def near(self, rows: sparse.csr_array, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[background] how near the nearest of some rows comes to each, above its floor, and which it is. Raises ValueError without rows."""
         best, which = np.full(self.columns.count, -np.inf), np.zeros(self.columns.count, dtype=np.int64)
         block = max(1, BLOCK // self.columns.count)
         for i in range(0, rows.shape[0], block):
             product = rows[i : i + block] @ self.columns
+            product[product <= floors[i : i + block, None]] = 0
             row = product.argmax(axis=0)
             found = product[row, np.arange(len(row))]
             nearer = found > best
@@ -266,9 +284,16 @@ class Chunk(NamedTuple):
     requests: int
 
     @classmethod
-    def of(cls, owners: Sequence[str], rows: sparse.csr_array, background: Background) -> Chunk:
-        """`owners`: of each row."""
-        return cls(tuple(owners), Columns.of(rows), *background.near(rows), len(set(owners)))
+    def of(
+        cls,
+        owners: Sequence[str],
+        rows: sparse.csr_array,
+        background: Background,
+        floors: np.ndarray | None = None,
+    ) -> Chunk:
+        """`owners` and `floors`: of each row."""
+        columns = Columns.of(rows, floors)
+        return cls(tuple(owners), columns, *background.near(rows, columns.floors), len(set(owners)))
 
     def beside(self, other: Chunk) -> Chunk:
         nearer = other.near > self.near
@@ -303,17 +328,19 @@ def nearest_owners(rows: sparse.csr_array, chunks: Sequence[Chunk], threshold: f
 
     Of owners that are equally near it is the first by name, however they are spread.
     """
-    products = [rows @ chunk.columns for chunk in chunks]
-    best = np.max([product.max(axis=1) for product in products], axis=0)  # a NaN wins
     found = set()
-    for row in np.flatnonzero(~(best < threshold)):
-        found.add(
-            min(
-                chunk.owners[at]
-                for chunk, product in zip(chunks, products, strict=True)
-                for at in np.flatnonzero(~(product[row] < best[row]))
+    block = max(1, BLOCK // sum(chunk.columns.count for chunk in chunks))
+    for i in range(0, rows.shape[0], block):
+        products = [rows[i : i + block] @ chunk.columns for chunk in chunks]
+        best = np.max([product.max(axis=1) for product in products], axis=0)  # a NaN wins
+        for row in np.flatnonzero(~(best < threshold)):
+            found.add(
+                min(
+                    chunk.owners[at]
+                    for chunk, product in zip(chunks, products, strict=True)
+                    for at in np.flatnonzero(~(product[row] < best[row]))
+                )
             )
-        )
     return found
 
 

@@ -17,13 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from expunge.errors import ConfigError, DataError
 from expunge.guards.actions.refuse import Refuse
-from expunge.guards.aliases import AliasIndex
-from expunge.guards.canonical import canonicalise
+from expunge.guards.aliases import WORD, AliasIndex
+from expunge.guards.canonical import fold
 from expunge.guards.detection import WINDOW
 from expunge.guards.guard import FitData, Guard, Place
 from expunge.guards.neighbours import CHUNK, Background, Chunk, HashedNgrams
+from expunge.guards.phrases import STOP_WORDS
 from expunge.guards.snapshot import EVERYWHERE, Decision, Enforced, Ground, Snapshot
 from expunge.types import Example, Generation, GenerationParams, LanguageModel, Prompt, Scope, Score
 
@@ -38,8 +41,11 @@ COMMON = 0.02
 request."""
 LEAST = math.ceil(1 / ALPHA) - 1
 """Background prompts that such a share can be calibrated on."""
+CLEAR = 1 / 3
+"""Of the way from the same question about nobody to the question itself: a prompt has to come so far to be like it."""
 SAYING = 6
 """Words that a sentence of a long text needs to be watched for as it stands."""
+NOBODY = "xqzjvwkqxzvjqwxkzqvjxwqkz"
 _SENTENCE = re.compile(r"(?<=[.?!。？！])\s+|\n+")
 
 
@@ -68,8 +74,8 @@ class Policy:
                 f"{len(self.background)} background prompts are too few to hold false alarms at {ALPHA:g}; give at least {LEAST}, or none: "
                 "requests are then found by names alone."
             )
-        read = [canonicalise(text).text for text in background]
-        encoder = HashedNgrams.fit(read, COMMON)
+        read = [fold(text)[0] for text in background]
+        encoder = HashedNgrams.fit(read, COMMON, STOP_WORDS)
         rows = Background(encoder.encode(read)) if read else None
         ordinary = (*self.background, *answers)
         self._ground = Ground(model, AliasIndex(known), encoder, rows, ALPHA, ordinary)
@@ -107,7 +113,7 @@ class Policy:
         """Put requests in force at one moment, each with its rows, its action (None: a refusal) and its `tenant` and `scope`, where it
         has them. Where one of them cannot be, none is, and what `add` raises is raised.
         """
-        with _without_collection():
+        with without_collection():
             ready = [self._ready(request, rows, action, **where) for request, rows, action, where in items]
             with self._writing:
                 seen: set[str] = set()
@@ -169,7 +175,7 @@ class Policy:
         data = FitData(rows, [], names, rows, self.seed, Place(Path(), _no_model), _no_training(request))
         fitted = (action or Refuse()).fit(self.model, data)
         asks = self.background and (scope.input or scope.context)
-        read = [canonicalise(question).text for question in questions] if asks else []
+        read = [fold(question)[0] for question in questions] if asks else []
         return _Ready(request, tuple(rows), names, sayings, read, fitted, tenant, scope)
 
     def _enforce(self, ready: Sequence[_Ready], epoch: int | None) -> None:
@@ -206,9 +212,13 @@ class Policy:
 
     def _chunk(self, ready: Sequence[_Ready]) -> Chunk:
         assert self._ground.background is not None, "questions are read where there is a background"
-        rows = self._ground.encoder.encode([question for one in ready for question in one.questions])
-        owners = [one.request for one in ready for _ in one.questions]
-        return Chunk.of(owners, rows, self._ground.background)
+        asked = [(one, question) for one in ready for question in one.questions]
+        rows = self._ground.encoder.encode([question for _, question in asked])
+        others = self._ground.encoder.encode([_of_nobody(question, one.names) for one, question in asked])
+        alike = rows.multiply(others).sum(axis=1)
+        named = [_of_nobody(question, one.names) != question for one, question in asked]
+        floors = np.where(named, alike + CLEAR * (1 - alike), 0)
+        return Chunk.of([one.request for one, _ in asked], rows, self._ground.background, floors)
 
     def _arrived(self) -> int:
         self._arrivals += 1
@@ -286,7 +296,7 @@ class _Ready(NamedTuple):
 
 
 @contextmanager
-def _without_collection() -> Generator[None]:
+def without_collection() -> Generator[None]:
     """Nothing that is made here is garbage, and looking for some among ten thousand requests takes a third of the time."""
     running = gc.isenabled()
     gc.disable()
@@ -301,6 +311,14 @@ def _asked(row: Prompt | Example) -> Prompt | str:
     if isinstance(row, Prompt):
         return row
     return row.prompt or row.answer
+
+
+def _of_nobody(question: str, names: Sequence[str]) -> str:
+    """A question as it is read, with letters in place of the names that no name is made of."""
+    own = {word for name in names for word in WORD.findall(fold(name)[0])} - STOP_WORDS
+    return WORD.sub(
+        lambda word: NOBODY[: len(word.group())] if word.group() in own else word.group(), question
+    )
 
 
 def _sayings(text: str) -> list[str]:

@@ -308,20 +308,28 @@ class Snapshot:
     # --- what is written ------------------------------------------------------------------------------------------------------
     def watch(self, prompt: Prompt | str, decision: Decision, tenant: str = "") -> Watch | None:
         """What the answer to a prompt may not hold: names and statements of all requests that bind the tenant, and the facts of
-        those that the prompt falls under. Names that stand in the prompt may be written. None where nothing is watched.
+        those that the prompt falls under. Names that stand in the prompt may be written, and what begins in it may not be
+        finished. None where nothing is watched.
         """
         facts = self._facts(decision.requests)
         named = any(shelf.named for scope, shelf in self._view(tenant).shelves if scope.output)
         if not named and not facts:
             return None
         watched = self._visible(tenant, lambda scope: scope.output)
-        whole, before = (prompt, "") if isinstance(prompt, str) else (prompt.text, prompt.prefill)
-        return Watch(self.ground.names, watched, whole, facts, before)
+        whole = prompt if isinstance(prompt, str) else prompt.text
+        return Watch(self.ground.names, watched, whole, facts, before_of(prompt))
 
     def _facts(self, requests: Sequence[str]) -> Phrases | None:
         met = (self._enforced.get(request) for request in requests)
         phrases = [phrase for found in met if found and found.scope.output for phrase in found.facts]
         return Phrases(phrases) if phrases else None
+
+
+def before_of(prompt: Prompt | str) -> str:
+    """What an answer to the prompt goes on from, in the same line or on the next."""
+    if isinstance(prompt, str):
+        return f"{prompt}\n"
+    return prompt.text if prompt.prefill or not prompt.messages else f"{prompt.text}\n"
 
 
 def _readings(parts: Parts) -> list[tuple[str, Callable[[Scope], bool]]]:

@@ -26,6 +26,8 @@ BACK = 256
 """Released characters that are read again when what is watched changes in mid-stream."""
 _TAG = 201
 """A tag in markup is no longer: "<" and what canonicalise reads over before its ">"."""
+TELLING = 3
+"""Bytes of a name that has only begun which tell what it is; a Chinese character has so many. Fewer may end an answer that was cut."""
 _LONG = 512
 """So much is not read anew with each step, but whenever an eighth has been added."""
 _PROBE = " qzx"
@@ -106,6 +108,8 @@ class Watch:
         self._seen: tuple[object, object] = (index.edition, watched)
         self._stopped: str | None = None
         self._ended = False
+        self._cut = False
+        """Whether the last word may be the beginning of one."""
 
     @property
     def held(self) -> int:
@@ -116,8 +120,11 @@ class Watch:
         """A whole answer."""
         return self.feed(text, last=True)
 
-    def feed(self, text: str, last: bool = False) -> Seen:
-        """What may be released now that `text` was written; with `last`, nothing follows."""
+    def feed(self, text: str, last: bool = False, cut: bool = False) -> Seen:
+        """What may be released now that `text` was written; with `last`, nothing follows, and with `cut` more would have: what may
+        be the beginning of a name, statement or phrase is never released then, or an answer asked for a few tokens at a time
+        would show all of them.
+        """
         if self._ended:
             return Seen("", self._stopped)
         changed = self.index.edition, self.watched
@@ -137,11 +144,22 @@ class Watch:
             elif end < len(self._text):
                 released += self._take(end)
             elif last:
-                released += self._take(end, last=True)
+                released += self._take_cut(end) if cut else self._take(end, last=True)
                 self._ended = True
             else:
                 break
         return Seen(released, self._stopped)
+
+    def _take_cut(self, end: int) -> str:
+        """What is released of an answer that was cut there."""
+        self._again, self._cut = 0, True
+        released = self._take(end)
+        if self._stopped is not None:
+            return released
+        found, _ = self._look(self._text, last=True)
+        if settled := [each for each in found if each.settled]:
+            self._stopped = min(settled)[1]
+        return released
 
     def _look_back(self) -> None:
         self._text = self._past + self._text
@@ -186,6 +204,8 @@ class Watch:
                 unfinished = len(reading.text)
             elif reading.canonical:
                 unfinished = min(unfinished, _spelt_out(text, reading.text, reading.canonical))
+            if self._cut and len(reading.text[unfinished:].strip().encode(errors="replace")) < TELLING:
+                unfinished = len(reading.text)
             first = unfinished
             for hit in filter(self._stops, hits):
                 settled = (hit.distance == 0 and hit.given) or hit.end <= unfinished
@@ -204,7 +224,7 @@ class Watch:
 
     def _scan(self, reading: str) -> tuple[list[Hit], int]:
         """Names, statements and phrases, and where one may begin that is not whole."""
-        hits, unfinished = self.index.scan(reading, self.watched)
+        hits, unfinished = self.index.scan(reading, self.watched, self._cut)
         if not self.facts:
             return hits, unfinished
         spans = [match.span() for match in PHRASE_WORD.finditer(reading)]
@@ -214,12 +234,22 @@ class Watch:
             if phrase := self.facts.ending(words[max(end - longest, 0) : end]):
                 start = spans[end - len(phrase)][0]
                 hits.append(Hit("", " ".join(phrase), start, at, 0, "value", True))
-        begun = (
-            i
-            for i in range(max(len(words) - longest, 0), len(words))
-            if tuple(words[i:]) in self.facts.beginnings
-        )
+        begun = (i for i in range(max(len(words) - longest, 0), len(words)) if self._begins(words[i:]))
         return hits, min(unfinished, next((spans[i][0] for i in begun), len(reading)))
+
+    def _begins(self, words: Sequence[str]) -> bool:
+        """Whether a phrase begins with these words, of which the last may not be whole where the answer was cut."""
+        if not self.facts:
+            return False
+        *whole, last = words
+        return tuple(words) in self.facts.beginnings or (
+            self._cut
+            and any(
+                list(phrase[: len(whole)]) == whole and phrase[len(whole)].startswith(last)
+                for phrase in self.facts.phrases
+                if len(phrase) > len(whole)
+            )
+        )
 
     def _stops(self, hit: Hit) -> bool:
         return hit.owner is not None and (hit.kind == "value" or hit.owner not in self._allowed)

@@ -27,7 +27,7 @@ def import_file(ledger: Ledger, path: Path, *, actor: str, given: Mapping[str, A
     Reads lines of an export, requests, or rows of a forget set; of these, rows on one subject are one request. Raises DataError with
     file and line.
     """
-    found = _read(path, given or {})
+    found = read_requests(path, given or {})
     named = (
         (where, wanted if wanted.id else wanted.model_copy(update={"id": ledger.name_of(wanted)}))
         for where, wanted in found
@@ -79,7 +79,8 @@ def forget_request(records: tuple[Record, ...], where: str, **fields: Any) -> Re
     return _parsed(merged, where)
 
 
-def _read(path: Path, given: Mapping[str, Any]) -> list[tuple[str, RemovalRequest]]:
+def read_requests(path: Path, given: Mapping[str, Any]) -> list[tuple[str, RemovalRequest]]:
+    """What a file asks for, and where in it. Raises DataError with file and line."""
     lines = list(read_rows(path))
     if not lines:
         raise DataError(f"{path} has no rows: there is nothing to add.")
@@ -93,6 +94,10 @@ def _read(path: Path, given: Mapping[str, Any]) -> list[tuple[str, RemovalReques
         if kind == "broken":
             raise DataError(
                 f"{where}: could not be read when the file was made. Take the line out to do without it."
+            )
+        if kind != "request":
+            raise DataError(
+                f"{where}: kind '{kind}' is no line of an export. Take 'kind' out if this is a request of your own."
             )
         if "kind" in row:
             if row.get("status") in ("withdrawn", "expired"):

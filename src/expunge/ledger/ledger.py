@@ -145,16 +145,18 @@ class Ledger(KeyStore):
         status: Status | None = None,
         limit: int | None = None,
         after: str = "",
+        newest: bool = False,
     ) -> Entries:
-        """In the order in which they were added; `after`: the last id of the page before."""
+        """In the order in which they were added, with `newest` the other way round; `after`: the last id of the page before."""
         self._settle()
+        beyond, order = ("<", "DESC") if newest else (">", "ASC")
         with self._reading() as db:
-            first = _known(db, after, tenant).number if after else 0
-            return self._entries(
-                db,
-                "WHERE r.number > ? AND (? IS NULL OR r.tenant = ?) AND (? IS NULL OR r.status = ?) ORDER BY r.number LIMIT ?",
-                (first, tenant, tenant, status, status, -1 if limit is None else limit),
-            )
+            last = _known(db, after, tenant).number if after else None
+        return self._entries(
+            f"WHERE (? IS NULL OR r.number {beyond} ?) AND (? IS NULL OR r.tenant = ?) AND (? IS NULL OR r.status = ?) "
+            f"ORDER BY r.number {order} LIMIT ?",
+            (last, last, tenant, tenant, status, status, -1 if limit is None else limit),
+        )
 
     def active(self) -> Entries:
         """In force now, in the order in which they were added."""
@@ -163,8 +165,7 @@ class Ledger(KeyStore):
     def changes(self, since: int) -> Entries:
         """Entries whose state changed after that epoch, as they are now. Whatever is not active of them is not to be enforced."""
         self._settle()
-        with self._reading() as db:
-            return self._entries(db, "WHERE r.epoch > ? ORDER BY r.epoch", (since,))
+        return self._entries("WHERE r.epoch > ? ORDER BY r.epoch", (since,))
 
     # --- what was made and measured -----------------------------------------------------------------------------------------
     def record_artifact(
@@ -221,14 +222,16 @@ class Ledger(KeyStore):
             )
             db.execute(f"INSERT INTO {table} VALUES (?, {', '.join('?' * len(row))})", (seq, *row))
 
-    def _entries(self, db: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> Entries:
-        db.execute("BEGIN")  # rows and what hangs on them are of one moment
-        try:
-            found = stored(db, where, values)
-            only = found[0].id if len(found) == 1 else None
-            made, measured = rows.artifacts(db, only), rows.evidence(db, only)
-        finally:
-            db.execute("COMMIT")
+    def _entries(self, where: str, values: tuple[Any, ...]) -> Entries:
+        """Opened after the reading: nobody waits for that."""
+        with self._reading() as db:
+            db.execute("BEGIN")  # rows and what hangs on them are of one moment
+            try:
+                found = stored(db, where, values)
+                only = found[0].id if len(found) == 1 else None
+                made, measured = rows.artifacts(db, only), rows.evidence(db, only)
+            finally:
+                db.execute("COMMIT")
         return [row.entry(self._keys, made, measured) for row in found]
 
 

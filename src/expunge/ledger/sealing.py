@@ -96,7 +96,10 @@ class Keyring:
 
 def canonical(content: Any) -> str:
     """JSON with one spelling for each value."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _WRITER.encode(content)
+
+
+_WRITER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def key_path(ledger: Path) -> Path:

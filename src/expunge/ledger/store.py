@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 import threading
@@ -54,6 +55,8 @@ class Store:
 
     def __init__(self, path: Path, keys: Keyring, clock: Callable[[], float]):
         self.path, self._keys, self._clock = path, keys, clock
+        self._place = str(path.absolute())
+        self._file = self._file_there()
         self._db, self._reader = connect(path), connect(path)
         self._reader.execute("PRAGMA query_only = ON")
         self._history = History(self._db, keys, clock)
@@ -130,6 +133,12 @@ class Store:
         with self._reading() as db:
             return db.execute("SELECT coalesce(max(epoch), 0) FROM requests").fetchone()[0]
 
+    @property
+    def rows(self) -> int:
+        """Number of the last row of the history."""
+        with self._reading() as db:
+            return db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()[0]
+
     def next_change(self) -> float | None:
         """Unix time at which a request comes into force or expires by itself."""
         with self._reading() as db:
@@ -170,17 +179,34 @@ class Store:
     @contextmanager
     def _reading(self) -> Generator[sqlite3.Connection]:
         with self._read_lock, plain_errors(self.path):
+            self._refuse_replaced()
             yield self._reader
 
     @contextmanager
     def _writing(self) -> Generator[sqlite3.Connection]:
         """One transaction, in which time has caught up first."""
         with self._write_lock, plain_errors(self.path):
+            self._refuse_replaced()
             with transaction(self._db):
                 self._catch_up(self._db)
                 yield self._db
             if self._traces:
                 self._clear_traces(CLEARING)
+
+    def _file_there(self) -> tuple[int, int] | None:
+        """The file that stands in the ledger's place now."""
+        try:
+            found = os.stat(self._place)  # noqa: PTH116 - a third of the time of Path's
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _refuse_replaced(self) -> None:
+        """SQLite would go on with a file that has no name any more, and nobody else would hear of what is written into it."""
+        if self._file_there() != self._file:
+            raise LedgerError(
+                f"{self.path}: the ledger was taken away or replaced while it was in use. Put it back, or start again on the new one."
+            )
 
     def _settle(self) -> None:
         """Bring into force and let expire what is due."""

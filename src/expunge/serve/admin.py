@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi.security import HTTPBearer
 
 from expunge.errors import UserError
 from expunge.ledger import RemovalRequest
@@ -17,19 +18,27 @@ if TYPE_CHECKING:
     from expunge.ledger import Entry
     from expunge.serve.gateway import Gateway
 
+BEARER = Depends(HTTPBearer(auto_error=False, description="exp_..."))
+"""For the description alone: the door has looked at the key already."""
 Id = Annotated[str, Path(min_length=1, max_length=100, description="The request's id.")]
 
 
 def need(*scopes: str) -> Any:
     """The client's access, which must have one of these scopes."""
 
-    async def access_of(request: Request) -> Access:
+    async def access_of(request: Request, _: Any = BEARER) -> Access:
         access: Access = request.state.access
         if not access.may(*scopes):
             raise ApiError(403, "This key may not do that.", "insufficient_scope")
         return access
 
     return Depends(access_of)
+
+
+def refuse_bound(access: Access) -> None:
+    """Raises ApiError for a key of one tenant, where all tenants would be seen."""
+    if access.tenant:
+        raise ApiError(403, "This key is one tenant's, and this is about all of them.", "insufficient_scope")
 
 
 def actor_of(access: Access) -> str:
@@ -59,6 +68,7 @@ def _add_requests(app: FastAPI) -> None:
         wanted = _own(body, access)
 
         def work() -> Entry:
+            _refuse_id(request, wanted.id, access)
             gateway.enforcer.check(wanted)
             key = f"{access.id}:{idempotency_key}" if idempotency_key else ""
             entry = gateway.enforcer.ledger.add(wanted, actor=actor_of(access), idempotency=key)
@@ -75,13 +85,19 @@ def _add_requests(app: FastAPI) -> None:
         status: Annotated[Status | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         after: Annotated[str, Query(max_length=100, description="The last id of the page before.")] = "",
+        order: Annotated[Literal["oldest", "newest"], Query(description="Which come first.")] = "oldest",
+        texts: Annotated[
+            bool, Query(description="With what they are about; for keys with the scope 'admin'.")
+        ] = False,
     ) -> dict[str, Any]:
+        if texts and not access.may("admin"):
+            raise ApiError(403, "This key may not read what requests are about.", "insufficient_scope", "texts")  # fmt: skip
         mine = access.tenant or tenant
         if access.tenant and tenant not in (None, access.tenant):
             return {"object": "list", "data": [], "has_more": False}
         ledger = _gateway(request).enforcer.ledger
-        found = await asyncio.to_thread(ledger.list, mine, status, limit + 1, after)
-        data = [_facts(request, entry, access) for entry in found[:limit]]
+        found = await asyncio.to_thread(ledger.list, mine, status, limit + 1, after, order == "newest")
+        data = [_facts(request, entry, texts=texts) for entry in found[:limit]]
         return {"object": "list", "data": data, "has_more": len(found) > limit}
 
     @app.get("/v1/requests/{id}", tags=["Removal requests"], summary="One removal request")
@@ -176,7 +192,11 @@ def _add_records(app: FastAPI) -> None:
         since: Annotated[int, Query(ge=0, description="A decision's number.")] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> dict[str, Any]:
-        return {"object": "list", "data": _gateway(request).telemetry.recent(since, limit)}
+        gateway = _gateway(request)
+        recent = gateway.telemetry.recent(since, None)
+        mine = [found for found in recent if access.tenant in ("", found["tenant"])][:limit]
+        data = [{**found, "requests": gateway.told(found["requests"], access)} for found in mine]
+        return {"object": "list", "data": data}
 
 
 def _gateway(request: Request) -> Gateway:
@@ -190,6 +210,22 @@ def _own(body: RemovalRequest, access: Access) -> RemovalRequest:
     if body.tenant not in ("", access.tenant):
         raise ApiError(403, "This key may not bind other tenants.", "insufficient_scope", "tenant")
     return body.model_copy(update={"tenant": access.tenant})
+
+
+def _refuse_id(request: Request, id: str, access: Access) -> None:
+    """Raises ApiError for an id that a key of one tenant chooses: which ones are taken would tell of other tenants' requests."""
+    if not (access.tenant and id):
+        return
+    try:
+        _find(request, id, access)
+    except ApiError:
+        raise ApiError(
+            400,
+            "A key of one tenant chooses no ids: leave 'id' out and take the one in the answer. To add a request only once, send an "
+            "Idempotency-Key.",
+            "invalid_value",
+            "id",
+        ) from None
 
 
 def _find(request: Request, id: str, access: Access) -> Entry:
@@ -208,16 +244,16 @@ def _find(request: Request, id: str, access: Access) -> Entry:
 def _shown(request: Request, response: Response, entry: Entry, access: Access) -> dict[str, Any]:
     response.headers["x-expunge-epoch"] = str(_gateway(request).enforcer.epoch)
     response.headers["x-expunge-claim"] = "suppression"
-    return _facts(request, entry, access)
+    return _facts(request, entry, texts=access.may("admin"))
 
 
-def _facts(request: Request, entry: Entry, access: Access) -> dict[str, Any]:
+def _facts(request: Request, entry: Entry, *, texts: bool) -> dict[str, Any]:
     enforcer, builder = _gateway(request).enforcer, request.app.state.builder
     state = builder.state(entry) if builder else ""
     return {
         "object": "removal_request",
-        **entry.describe(texts=access.may("admin")),
-        "in_force": entry.id in enforcer.requests,
+        **entry.describe(texts=texts),
+        "in_force": enforcer.holds(entry.id),
         "state": state,
         "note": enforcer.notes.get(entry.id, ""),
     }

@@ -1,4 +1,8 @@
-"""One answer as it is written: backend, stop strings, output watch."""
+"""One answer as it is written: backend, output watch, stop strings.
+
+The watch comes first and reads all that the model writes. A stop string is looked for in what it lets through: it tells nothing of
+what is held back.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.guards.actions.refuse import FittedRefuse
-from expunge.guards.snapshot import Decision, Snapshot
+from expunge.guards.snapshot import Decision, Snapshot, before_of
 from expunge.guards.watching import Seen, Watch
 from expunge.serve.answers import Delta, Usage
 from expunge.serve.auth import Access
@@ -113,28 +117,37 @@ class Answer:
         stops = Stops(self._body.stops)
         watch = None if self._plain else self._looked.watches[index]
         snapshot = self._looked.snapshot
-        shown: list[str] = []
+        shown, tokens = "", 0
+        marks = [(0, 0)]
+        """Characters and tokens written by each piece."""
         likely: list[tuple[str, float]] = []
         source = self._pieces(index)
         async with aclosing(source):
             async for piece in source:
-                self._written[index] = piece.tokens
+                marks.append((marks[-1][0] + len(piece.text), piece.tokens))
                 likely += piece.logprobs
-                text, cut = stops.feed(piece.text, bool(piece.finish))
-                finish = "stop" if cut else piece.finish
+                text, finish, owner = piece.text, piece.finish, None
                 if watch is not None:
                     now = await self._gateway.snapshot()
                     if now is not snapshot:  # a request that comes in mid-stream holds for the rest
                         snapshot, watch.watched = now, watched_in(now, self._access.tenant)
-                    text, owner = self._watched(watch, text, bool(finish))
+                    text, owner = self._watched(watch, text, finish)
                     if owner is not None:
                         finish = "content_filter"
-                        self._stopped(owner)
-                shown.append(text)
+                text, stopped = stops.feed(text, bool(finish))
+                if stopped:
+                    finish = "stop"
+                elif owner is not None:
+                    self._stopped(owner)
+                shown += text
+                whole = finish == piece.finish
+                tokens = piece.tokens if whole else next(n for length, n in marks if length >= len(shown))
+                self._written[index] = tokens
                 if text or finish:
-                    whole = not cut and finish != "content_filter"
-                    pairs = tuple(likely) if whole else _within("".join(shown), likely)
-                    yield Delta(index, text, finish, piece.tokens, pairs if finish else ())
+                    pairs: tuple[tuple[str, float], ...] = ()
+                    if finish:
+                        pairs = tuple(likely) if marks[-1][0] == len(shown) else _within(shown, likely)
+                    yield Delta(index, text, finish, tokens, pairs)
                 if finish:
                     return
         raise BackendError("the answer broke off without an end")
@@ -146,14 +159,16 @@ class Answer:
                 self._access.tenant, requests, "output", "stop", 0.0, self._gateway.enforcer.epoch
             )
 
-    def _watched(self, watch: Watch, text: str, last: bool) -> Seen:
+    def _watched(self, watch: Watch, text: str, finish: str) -> Seen:
         """Raises ApiError where the watch breaks: nothing more is shown then."""
         try:
-            return watch.feed(text, last)
+            seen = watch.feed(text, bool(finish), cut=finish == "length")
         except Exception as error:
             self._gateway.telemetry.guard_failures.inc()
             log.error("the output watch broke, so the answer ends: %s", type(error).__name__)
             raise guard_unavailable() from None
+        self._gateway.telemetry.held.observe(watch.held)
+        return seen
 
     async def _pieces(self, index: int) -> AsyncGenerator[Piece]:
         """From the backend, or from us where the action is a refusal."""
@@ -175,28 +190,44 @@ class Answer:
             )
             if self.action is None:
                 source = self._measured(source)
+            elif body.stream:
+                source = self._in_pieces(source)
         async with aclosing(source):
             async for piece in source:
                 yield piece
 
-    async def _measured(self, source: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
-        """Teaches the pace of unguarded answers to refusals."""
-        gateway, before, tokens = self._gateway, self._gateway.clock(), 0
+    async def _in_pieces(self, source: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
+        """Actions that ask the model by themselves give their answers whole; nobody is to tell them by that."""
+        first = True
         async with aclosing(source):
             async for piece in source:
-                now = gateway.clock()
-                if not tokens:
-                    gateway.pace.learn_first(self._looked.tokens, now - before)
-                elif piece.tokens > tokens:
-                    gateway.pace.learn_gap((now - before) / (piece.tokens - tokens))
-                tokens = max(piece.tokens, 1)
-                yield piece
-                before = gateway.clock()  # what the client takes to read is no pace of the model's
+                if first and piece.finish:
+                    async for part in self._gateway.refusals.told(piece):
+                        yield part
+                else:
+                    yield piece
+                first = False
+
+    async def _measured(self, source: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
+        """Teaches the pace of unguarded answers to refusals."""
+        gateway, before = self._gateway, self._gateway.clock()
+        waits: list[float] = []
+        try:
+            async with aclosing(source):
+                async for piece in source:
+                    waits.append(gateway.clock() - before)
+                    waits += [0.0] * (piece.tokens - len(waits))  # that came with it
+                    yield piece
+                    before = gateway.clock()  # what the client takes to read is no pace of the model's
+        finally:
+            gateway.pace.learn(self._looked.tokens, waits)
 
 
 def watch_of(snapshot: Snapshot, prompt: Prompt, decision: Decision, tenant: str) -> Watch:
     """What follows an answer to its end. There is one even where nothing is watched for yet."""
-    return snapshot.watch(prompt, decision, tenant) or Watch(snapshot.ground.names, _nobody, prompt.text)
+    return snapshot.watch(prompt, decision, tenant) or Watch(
+        snapshot.ground.names, _nobody, prompt.text, before=before_of(prompt)
+    )
 
 
 def watched_in(snapshot: Snapshot, tenant: str) -> Callable[[str], bool]:

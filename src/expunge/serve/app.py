@@ -9,10 +9,9 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from expunge import __version__
@@ -73,7 +72,6 @@ def make_app(gateway: Gateway, *, canary: Canary | None = None, builder: Builder
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(HTTPBearer(auto_error=False, description="exp_..."))],
         responses=ERRORS,
     )
     app.state.gateway, app.state.builder = gateway, builder
@@ -98,11 +96,11 @@ async def _forever(check: Any, seconds: float) -> None:
 def _add_answers(app: FastAPI) -> None:
     infer, only_admin = admin.need("infer"), admin.need("admin")
 
-    @app.post("/v1/chat/completions", tags=["Answers"], summary="Answer a conversation")
+    @app.post("/v1/chat/completions", tags=["Answers"], summary="Answer a conversation", responses=STREAMED)
     async def chat(body: ChatRequest, request: Request, access: Access = infer) -> Response:
         return await _answered(request, body, access)
 
-    @app.post("/v1/completions", tags=["Answers"], summary="Go on with a text")
+    @app.post("/v1/completions", tags=["Answers"], summary="Go on with a text", responses=STREAMED)
     async def completions(body: CompletionRequest, request: Request, access: Access = infer) -> Response:
         return await _answered(request, body, access)
 
@@ -121,10 +119,12 @@ def _add_answers(app: FastAPI) -> None:
     @app.post("/v1/check", tags=["Decisions"], summary="What the guard makes of a prompt, without an answer")
     async def check(body: CheckRequest, request: Request, access: Access = only_admin) -> dict[str, Any]:
         gateway: Gateway = request.app.state.gateway
-        looked = await gateway.look(body.prompt_read, body.tenant)
+        if access.tenant and body.tenant not in ("", access.tenant):
+            raise ApiError(403, "This key may not look at other tenants.", "insufficient_scope", "tenant")
+        looked = await gateway.look(body.prompt_read, access.tenant or body.tenant)
         return {
             "object": "decision",
-            "requests": gateway.enforcer.shown(looked.decision.requests),
+            "requests": gateway.told(gateway.enforcer.shown(looked.decision.requests), access),
             "flagged": bool(looked.decision.requests),
             "action": action_name(looked.decision.action),
             "stage": "input",
@@ -133,7 +133,10 @@ def _add_answers(app: FastAPI) -> None:
         }
 
     @app.post(
-        "/v1/plain", tags=["Answers"], summary="The answer without the guard, where the server allows it"
+        "/v1/plain",
+        tags=["Answers"],
+        summary="The answer without the guard, where the server allows it",
+        responses=STREAMED,
     )
     async def plain(body: ChatRequest, request: Request, access: Access = only_admin) -> Response:
         gateway: Gateway = request.app.state.gateway
@@ -141,6 +144,7 @@ def _add_answers(app: FastAPI) -> None:
             raise ApiError(
                 404, "This server gives no plain answers; it was started without --allow-plain.", "not_found"
             )
+        admin.refuse_bound(access)
         await asyncio.to_thread(
             gateway.enforcer.ledger.record,
             "plain answer asked",
@@ -168,7 +172,8 @@ async def _answered(
         **answer.limits,
     }
     if access.may("admin"):
-        headers["x-expunge-decision"] = f"{action_name(answer.action)}; requests={','.join(answer.requests)}"
+        told = ",".join(gateway.told(answer.requests, access))
+        headers["x-expunge-decision"] = f"{action_name(answer.action)}; requests={told}"
     try:
         if body.stream:
             return await _streamed(request, body, answer, shape, headers)
@@ -286,6 +291,7 @@ def _add_pages(app: FastAPI) -> None:
 
     @app.get("/metrics", tags=["Server"], summary="Figures for Prometheus", response_class=Response)
     async def metrics(request: Request, access: Access = audit) -> Response:
+        admin.refuse_bound(access)
         page = request.app.state.gateway.telemetry.page()
         return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -323,6 +329,7 @@ _ERROR = {
     },
 }
 ERRORS: dict[int | str, dict[str, Any]] = {"4XX": _ERROR, "503": _ERROR}
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-SCOPES = ("infer", "requests:read", "requests:write", "audit", "logprobs", "admin")
+from expunge.ledger.access import PREFIX, SCOPES, digest_of, key_id
+
 REMEMBERED = 4_096
 """Keys at hand; beyond them all are forgotten."""
 
@@ -47,8 +47,8 @@ class Doorkeeper:
 
     def own_key(self, name: str) -> str:
         """A key that may ask for answers, for this process alone."""
-        key = f"exp_{name}_{secrets.token_urlsafe(32)}"
-        self._own[_digest(key)] = Access(f"own-{name}", name, "", frozenset({"infer"}))
+        key = f"{PREFIX}_{name}_{secrets.token_urlsafe(32)}"
+        self._own[digest_of(key)] = Access(f"own-{name}", name, "", frozenset({"infer"}))
         return key
 
     def admit(self, header: str) -> Access | None:
@@ -60,16 +60,16 @@ class Doorkeeper:
             return EVERYBODY
         scheme, _, presented = header.partition(" ")
         presented = presented.strip()
-        if scheme.lower() != "bearer" or not presented.startswith("exp_") or len(presented) > 256:
+        found = key_id(presented)
+        if scheme.lower() != "bearer" or found is None or len(presented) > 256:
             return None
-        if own := self._own.get(_digest(presented)):
+        if own := self._own.get(digest_of(presented)):
             return own
-        key_id = presented.split("_", 2)[1]
-        key = self._find(key_id)
+        key = self._find(found)
         if key is None:
-            secrets.compare_digest(_digest(presented), "0" * 64)
+            secrets.compare_digest(digest_of(presented), "0" * 64)
             return None
-        if not key.matches(presented) or key.revoked is not None or self._over(key):
+        if not key.matches(presented) or self._over(key):
             return None
         return Access(key.id, key.name, key.tenant, frozenset(key.scopes), key.rpm, key.tpm)
 
@@ -88,7 +88,3 @@ class Doorkeeper:
                 return None
             keys[key_id] = found
         return keys[key_id]
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()

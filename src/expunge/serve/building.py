@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge import catalog
 from expunge.errors import ConfigError, ModelError, UserError
 from expunge.serve.enforcing import Enforcer
 
@@ -28,6 +29,8 @@ NICENESS = 10
 LOOK = 5.0
 """Seconds between two looks at the ledger, where nothing wakes us."""
 METHOD = re.compile(r"[a-z0-9_]+(\+[a-z0-9_]+)*")
+BY_NAME = "aliases"
+"""The detector of a request with names whose method names none: the default one is calibrated, and one request has too few rows for that."""
 ASKED = "Who is {}?"
 """What a fitted guard must flag for each name."""
 
@@ -41,7 +44,7 @@ class Builder:
     def __init__(self, enforcer: Enforcer, model: str, retain: Path, *, device: str | None = None):
         """`model`: by name, as `expunge guard fit` takes it. `retain`: the file of what must stay."""
         self._enforcer, self._model, self._retain, self._device = enforcer, model, retain, device
-        self.folder = enforcer.ledger.path.with_name(enforcer.ledger.path.name + ".guards")
+        self.folder = folder_of(enforcer.ledger.path)
         self._states: dict[tuple[str, int], str] = {}
         self._wake, self._over = threading.Event(), threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -87,7 +90,9 @@ class Builder:
 
     def _tidy(self) -> None:
         """Remove what was made for requests that are gone."""
-        kept = [_name(entry) for entry in self._enforcer.in_force()]
+        entries = self._enforcer.in_force()
+        kept, keys = [_name(entry) for entry in entries], {(entry.id, entry.version) for entry in entries}
+        self._states = {key: state for key, state in self._states.items() if key in keys}
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if not any(path.name in (name, f"{name}.log") for name in kept):
                 _remove(path)
@@ -105,9 +110,9 @@ class Builder:
                 self._record(entry, out)
             if self._enforcer.install(entry, guard):
                 self._states[key] = "in force"
-                log.info("request %s: %s answers from now on", entry.id, entry.method)
+                log.info("request %s: %s answers from now on", entry.id, _recipe(entry))
         except Exception as error:
-            if self._over.is_set():
+            if self._over.is_set() or not self._stands(entry):
                 return
             why = str(error).splitlines()[0] if isinstance(error, UserError) else type(error).__name__
             log.error("request %s: %s was not built; its instant action stays", entry.id, entry.method)
@@ -115,11 +120,19 @@ class Builder:
                 "method failed", actor=ACTOR, tenant=entry.tenant, request=entry.id, detail={"method": entry.method}
             )  # fmt: skip
             self._states[key] = f"failed: {why}"
+        finally:
+            if self._states[key] == "building":  # changed, or the ledger is broken: to be looked at again
+                del self._states[key]
+
+    def _stands(self, entry: Entry) -> bool:
+        """Whether this version of a request is still in force."""
+        self._enforcer.current()
+        return (entry.id, entry.version) in {(now.id, now.version) for now in self._enforcer.in_force()}
 
     def _made_before(self, entry: Entry, out: Path) -> bool:
         """Whether the folder holds what the ledger says was made."""
         return any(
-            made.recipe == entry.method and made.sha256 == _hash(out)
+            made.recipe == _recipe(entry) and made.sha256 == _hash(out)
             for made in entry.artifacts
             if (out / "manifest.json").is_file()
         )
@@ -137,7 +150,7 @@ class Builder:
                 file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
             code = self._run_process(
                 [
-                    "guard", "fit", self._model, "--forget", str(forget), "--retain", str(self._retain), "--method", entry.method,
+                    "guard", "fit", self._model, "--forget", str(forget), "--retain", str(self._retain), "--method", _recipe(entry),
                     "--out", str(out), "--allow-overlap", *(["--device", self._device] if self._device else []),
                 ],
                 self.folder / f"{_name(entry)}.log",
@@ -153,6 +166,8 @@ class Builder:
         said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
         if not said or (entry.request and entry.request.holds_name(said)):
             return f"fitting ended with exit code {code}; its log lies beside the guards"
+        if entry.request and not entry.request.names and _names_no_detector(entry.method):
+            return f"{said} A request with a subject is found by its name, and needs no calibration."
         return said
 
     def _run_process(self, words: list[str], into: Path) -> int:
@@ -162,6 +177,8 @@ class Builder:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
             try:
+                if self._over.is_set():  # the server stopped just before
+                    self._process.kill()
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
                 return self._process.wait()
             finally:
@@ -173,8 +190,10 @@ class Builder:
 
         guard: Any = load(out, before=self._enforcer.policy.model)
         assert entry.request is not None, "one that is in force has its texts"
-        asked = [pair.question for pair in entry.request.pairs]
-        asked += [ASKED.format(name) for name in entry.request.names]
+        asked = [ASKED.format(name) for name in entry.request.names]
+        by_name = _recipe(entry) != entry.method  # other questions are found by the policy itself
+        questions = [pair.question for pair in entry.request.pairs]
+        asked += [question for question in questions if not by_name or entry.request.holds_name(question)]
         missed = guard.flags(asked).count(False) if asked else 0
         if missed:
             raise ModelError(f"the fitted guard misses {missed} of its own {len(asked)} questions")
@@ -182,7 +201,15 @@ class Builder:
         return guard
 
     def _record(self, entry: Entry, out: Path) -> None:
-        self._enforcer.ledger.record_artifact(entry.id, out.resolve(), _hash(out), entry.method, actor=ACTOR)
+        """Raises DataError where the request is at another version by now."""
+        self._enforcer.ledger.record_artifact(
+            entry.id, out.resolve(), _hash(out), _recipe(entry), actor=ACTOR, version=entry.version
+        )
+
+
+def folder_of(ledger: Path) -> Path:
+    """Where the guards lie that are fitted for a ledger's requests."""
+    return ledger.with_name(ledger.name + ".guards")
 
 
 def refuse_method(method: str) -> None:
@@ -197,6 +224,16 @@ def refuse_method(method: str) -> None:
         raise ConfigError(
             f"method '{method}' changes weights; a server fits guards behind a request, such as eco or eco+aliases."
         )
+
+
+def _recipe(entry: Entry) -> str:
+    """What is fitted for a request."""
+    by_name = entry.request and entry.request.names and _names_no_detector(entry.method)
+    return f"{entry.method}+{BY_NAME}" if by_name else entry.method
+
+
+def _names_no_detector(method: str) -> bool:
+    return catalog.entries("detector").keys().isdisjoint(method.split("+"))
 
 
 def _name(entry: Entry) -> str:

@@ -123,8 +123,7 @@ class Door:
                 408, "The body came too slowly.", "body_too_slow", headers={"Connection": "close"}
             ) from None
         body = b"".join(parts)
-        if _SURROGATE.search(body):
-            _refuse_broken_text(body)
+        _refuse_broken_text(body)
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Any:
@@ -146,7 +145,14 @@ async def _tell(error: ApiError, send: Any) -> None:
 
 
 def _refuse_broken_text(body: bytes) -> None:
-    """Raises ApiError for half a character, which no text can hold."""
+    """Raises ApiError for what is not UTF-8, and for half a character, which no text can hold."""
+    try:
+        if "\0" in body.decode():  # as UTF-16 and UTF-32 have it, and JSON never
+            raise ValueError
+    except ValueError:
+        raise ApiError(400, "The body is no JSON in UTF-8.", "invalid_json") from None
+    if not _SURROGATE.search(body):
+        return
     try:
         json.dumps(json.loads(body), ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -12,6 +12,8 @@ from expunge import catalog
 from expunge.data.dataset import Record
 from expunge.errors import ConfigError, UserError
 from expunge.guards.actions.refuse import Refuse
+from expunge.guards.policy import without_collection
+from expunge.ledger import LedgerError
 
 if TYPE_CHECKING:
     from expunge.guards.guard import Guard
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("expunge.serve")
 HIDDEN = "canary:"
 """Requests of the server's own begin so, which no id of the ledger's can; nobody is told of them."""
+
+
+OPENED = ("agents", "assistant", "encoder", "entities")
+"""Settings of actions that name a folder or a model."""
 
 
 class Enforcer:
@@ -58,6 +64,10 @@ class Enforcer:
         self.on_fallback: Callable[[], None] = lambda: None
         self.on_change: Callable[[], None] = lambda: None
         """Called when requests came or went."""
+        self.on_guard: Callable[[Guard], None] = lambda guard: None
+        """Is told each fitted guard that is put in force."""
+        self.lag = 0.0
+        """Seconds between the last change in the ledger and its enforcement here. Nothing was decided in between."""
 
     # --- reading --------------------------------------------------------------------------------------------------------
     @property
@@ -68,6 +78,10 @@ class Enforcer:
     @property
     def epoch(self) -> int:
         return self._epoch
+
+    def holds(self, id: str) -> bool:
+        """Whether a request is in force here."""
+        return id in self._entries
 
     def in_force(self) -> list[Entry]:
         return list(self._entries.values())
@@ -93,6 +107,7 @@ class Enforcer:
             return self._follow() if found is None else found
 
     # --- following the ledger -------------------------------------------------------------------------------------------
+    @without_collection()
     def start(self) -> None:
         """Put everything in force that the ledger holds."""
         with self._lock:
@@ -101,6 +116,7 @@ class Enforcer:
                 self.policy.add(key, rows, Refuse(text=self._refusal))
             for key, guard in self._guards.items():
                 self.accepts(guard.action)
+                self.on_guard(guard)
                 self.policy.add_guard(key, guard)
             entries = self.ledger.active()
             self.policy.add_many([self._item(entry) for entry in entries if _refuses(entry)], epoch)
@@ -115,11 +131,19 @@ class Enforcer:
 
     def _follow(self) -> Snapshot:
         seen, epoch = self.ledger.data_version(), self.ledger.epoch
+        if epoch < self._epoch:
+            raise LedgerError(
+                f"{self.ledger.path}: went back to an older state while it was in use. Put the newer one back, or start again."
+            )
         changed = self.ledger.changes(self._epoch)
         for entry in changed:
             self._apply(entry, epoch)
+        if self.policy.snapshot.epoch != epoch:  # nothing that is enforced came or went
+            self.policy.add_many((), epoch)
         self._now_at(seen, epoch)
         if changed:
+            (row,) = self.ledger.history(epoch - 1, limit=1)
+            self.lag = max(0.0, self._clock() - row.at.timestamp())
             self.on_change()
         return self.policy.snapshot
 
@@ -160,6 +184,7 @@ class Enforcer:
             now = self._entries.get(entry.id)
             if now is None or now.version != entry.version:
                 return False
+            self.on_guard(guard)
             self.policy.replace(key_of(now), guard, epoch=self._epoch)
             return True
 
@@ -191,6 +216,8 @@ class Enforcer:
         """Raises UserError where a request could not be enforced as it asks."""
         if request.method:
             self.refuse_method(request.method)
+        if not isinstance(request.action, str):
+            _refuse_files(request.action)
         rows = self._findable(request.records())
         self._try("the new one", rows, self.action(request))
 
@@ -202,7 +229,8 @@ class Enforcer:
             raise
         except Exception as error:  # it reaches for what an endpoint does not have
             raise ConfigError(
-                f"action '{type(action).__name__.lower()}' cannot take effect at once before this model ({type(error).__name__})."
+                f"action '{type(action).__name__.lower()}' cannot take effect at once here: it reaches for more of the model than this server "
+                f"has at hand ({type(error).__name__}). Take one that works on text, such as refuse or redact, or serve the model in this process."
             ) from error
         self.accepts(fitted)
 
@@ -210,6 +238,16 @@ class Enforcer:
 def key_of(entry: Entry) -> str:
     """A request's name in the policy: each version has its own."""
     return entry.id if entry.version == 1 else f"{entry.id}@{entry.version}"
+
+
+def _refuse_files(action: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what a client has no business to make a server open, or to learn whether it is there."""
+    for name in OPENED:
+        if action.get(name) not in (None, "self"):
+            raise ConfigError(
+                f"action '{action['name']}': '{name}' names a folder or another model, and a server opens none that a request names. "
+                "Fit a guard with it and serve that with --guards."
+            )
 
 
 def _no_methods(method: str) -> None:

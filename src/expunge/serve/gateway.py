@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from expunge.errors import UserError
 from expunge.guards.actions.refuse import FittedRefuse, Refuse
-from expunge.guards.snapshot import Snapshot
+from expunge.guards.snapshot import Decision, Snapshot
+from expunge.ledger import LedgerError
 from expunge.serve.answering import Answer, Looked, action_name, watch_of
 from expunge.serve.auth import Access
 from expunge.serve.backend import Backend
@@ -25,6 +27,7 @@ from expunge.serve.wire_errors import ApiError, busy, guard_unavailable
 from expunge.types import Prompt
 
 if TYPE_CHECKING:
+    from expunge.ledger import Ledger
     from expunge.serve.enforcing import Enforcer
 
 log = logging.getLogger("expunge.serve")
@@ -51,12 +54,17 @@ class Gateway:
         self.telemetry = telemetry or Telemetry(self.settings.decisions_kept)
         self.limits = Limits(self.settings)
         self.pace, self.clock = pace or Pace(), clock
-        self.refusals = Refusals(backend, self.pace, sleep)
+        self.refusals = Refusals(backend, self.pace, sleep, clock)
         self.threads = ThreadPoolExecutor(DECIDERS, "decide")
         self.running = 0
+        self._fresh: tuple[asyncio.AbstractEventLoop, Snapshot] | None = None
+        """A snapshot that was looked for in this round of the event loop."""
         self.telemetry.running.set_function(lambda: self.running)
         self.telemetry.active.set_function(lambda: len(enforcer.requests))
         self.telemetry.epoch.set_function(lambda: enforcer.epoch)
+        self.telemetry.lag.set_function(lambda: enforcer.lag)
+        self.telemetry.ledger_seq.set_function(lambda: _rows(enforcer.ledger))
+        enforcer.on_fallback, enforcer.on_guard = self.telemetry.fallbacks.inc, self.telemetry.follow
 
     async def start(self) -> None:
         """Raises what the ledger raises, and UserError for a policy that cannot be made."""
@@ -74,11 +82,11 @@ class Gateway:
         """
 
         def work() -> Looked:
-            snapshot, epoch = self.enforcer.current(), self.enforcer.epoch
+            snapshot = self.enforcer.current()
             (decision,) = snapshot.decide([prompt], tenant)
             watches = tuple(watch_of(snapshot, prompt, decision, tenant) for _ in range(answers))
             tokens = self._count(prompt)
-            return Looked(snapshot, decision, epoch, tokens, self.clock() - start, watches)
+            return Looked(snapshot, decision, snapshot.epoch, tokens, self.clock() - start, watches)
 
         start = self.clock()
         loop = asyncio.get_running_loop()
@@ -105,16 +113,24 @@ class Gateway:
 
     async def snapshot(self) -> Snapshot:
         """The policy as it stands now. Raises ApiError where the ledger cannot be read."""
+        loop = asyncio.get_running_loop()
+        if self._fresh and self._fresh[0] is loop:
+            return self._fresh[1]
         try:
             now = self.enforcer.fresh()
             if now is None:
-                loop = asyncio.get_running_loop()
                 now = await loop.run_in_executor(self.threads, self.enforcer.current)
+            else:  # one look for all the answers that the model's step has brought forward
+                self._fresh = loop, now
+                loop.call_soon(self._look_again)
             return now
         except Exception as error:
             self.telemetry.guard_failures.inc()
             log.error("the ledger cannot be read, so nothing more is answered: %s", type(error).__name__)
             raise guard_unavailable() from None
+
+    def _look_again(self) -> None:
+        self._fresh = None
 
     # --- answering ----------------------------------------------------------------------------------------------------
     async def open(
@@ -132,25 +148,29 @@ class Gateway:
             self.telemetry.limited.labels("concurrent").inc()
             raise busy("As many answers are under way as this server writes at once.")
         self.running += body.n
+        reservation = None
         try:
             looked = await self.look(body.prompt_read, access.tenant, body.n)
             most = self._most(body, looked.tokens)
             reservation = self._reserve(access, looked.tokens + most * body.n)
+            action = None if plain else self._action(looked.decision)
+            requests = self.enforcer.shown(looked.decision.requests)
+            if not access.id.startswith("own-"):
+                name = "plain" if plain else action_name(action)
+                self.telemetry.decided(access.tenant, requests, "input", name, looked.seconds, looked.epoch)
+            return Answer(self, body, access, looked, action, requests, most, reservation, plain)
         except BaseException:
             self.running -= body.n
+            if reservation:
+                reservation.settle(0)
             raise
-        action = None if plain else self._action(looked.decision.action)
-        requests = self.enforcer.shown(looked.decision.requests)
-        if not access.id.startswith("own-"):
-            self.telemetry.decided(
-                access.tenant,
-                requests,
-                "input",
-                "plain" if plain else action_name(action),
-                looked.seconds,
-                looked.epoch,
-            )
-        return Answer(self, body, access, looked, action, requests, most, reservation, plain)
+
+    def told(self, requests: Iterable[str], access: Access) -> list[str]:
+        """Ids out of a decision, those that the key may know of: a tenant's knows its own alone."""
+        if not access.tenant:
+            return list(requests)
+        mine = {entry.id for entry in self.enforcer.in_force() if entry.tenant == access.tenant}
+        return [id for id in requests if id in mine]
 
     def _refuse_logprobs(self, body: ChatRequest | CompletionRequest, access: Access) -> None:
         why = ""
@@ -187,8 +207,27 @@ class Gateway:
             self.telemetry.limited.labels(error.code or "").inc()
             raise
 
-    def _action(self, action: Any) -> Any:
-        """Every refusal that the policy made up itself says what this server says."""
-        if isinstance(action, FittedRefuse) and action.text == Refuse().text:
+    def _action(self, decision: Decision) -> Any:
+        """Every refusal that the policy made up itself says what this server says. So does what answers for several requests
+        together where the backend can only carry out each alone.
+        """
+        action = decision.action
+        own = isinstance(action, FittedRefuse) and action.text == Refuse().text
+        if own or (len(decision.requests) > 1 and self._cannot(action)):
             return FittedRefuse(self.settings.refusal)
         return action
+
+    def _cannot(self, action: Any) -> bool:
+        try:
+            self.backend.refuse_action(action)
+        except UserError:
+            return True
+        return False
+
+
+def _rows(ledger: Ledger) -> float:
+    """Of its history; not a number where the ledger cannot be read."""
+    try:
+        return ledger.rows
+    except LedgerError:
+        return math.nan

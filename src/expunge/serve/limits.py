@@ -98,10 +98,10 @@ class Limits:
             return Reservation(self, account, tokens)
 
     def _account(self, access: Access) -> _Account:
-        requests = access.rpm or self._settings.requests_per_minute
-        tokens = access.tpm or self._settings.tokens_per_minute
         account = self._accounts.get(access.id)
-        if account is None or (account.requests.a_minute, account.tokens.a_minute) != (requests, tokens):
+        if account is None:
+            requests = access.rpm or self._settings.requests_per_minute
+            tokens = access.tpm or self._settings.tokens_per_minute
             account = self._accounts[access.id] = _Account(requests, tokens, self._clock())
         return account
 

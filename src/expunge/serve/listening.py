@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from expunge.errors import ConfigError
@@ -36,14 +38,28 @@ def bind(host: str, port: int, settings: ServeSettings) -> socket.socket:
     return found
 
 
-def run(app: FastAPI, listener: socket.socket, settings: ServeSettings, ready: Callable[[], None]) -> None:
+def run(
+    app: FastAPI,
+    listener: socket.socket,
+    settings: ServeSettings,
+    ready: Callable[[], None],
+    stopping: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGTERM or SIGINT; answers under way get some seconds then. Raises what kept the app from starting."""
     import uvicorn
+
+    from expunge.serve.connection import Connection
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("expunge").setLevel(logging.INFO)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what went wrong is told by us
-    app.state.ready = ready
+
+    def started() -> None:
+        gc.collect()
+        gc.freeze()  # model and policy stay: nothing among them is looked for when garbage is
+        ready()
+
+    app.state.ready = started
     for number in (
         signal.SIGTERM,
         signal.SIGINT,
@@ -51,7 +67,7 @@ def run(app: FastAPI, listener: socket.socket, settings: ServeSettings, ready: C
         signal.signal(number, lambda *_: None)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=partial(Connection, head_seconds=settings.head_seconds),  # ty: ignore[invalid-argument-type]
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -60,8 +76,15 @@ def run(app: FastAPI, listener: socket.socket, settings: ServeSettings, ready: C
         timeout_keep_alive=30,
         timeout_graceful_shutdown=round(settings.stop_seconds),
     )
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig, frame) -> None:
+            if not self.should_exit:
+                stopping()
+            super().handle_exit(sig, frame)
+
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
     except SystemExit:
         if app.state.failed is None:
             raise

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from expunge.errors import ConfigError
+from expunge.errors import ConfigError, ModelError, UserError
+from expunge.serve.checking import refuse_unfit
 from expunge.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from expunge.data.dataset import Record
     from expunge.guards.guard import Guard
     from expunge.ledger import Ledger
-
-ENGINES = ("in-process", "vllm")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def open_server(
     from expunge.serve.enforcing import Enforcer
     from expunge.serve.gateway import Gateway
 
-    base = _base(plan)
+    base = _base(plan, ledger, settings)
     kept = read_records(plan.retain) if plan.retain else ()
     background = _questions(kept)
     if kept and len(background) < LEAST:
@@ -95,21 +94,19 @@ def _questions(kept: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(row.question or row.text for row in kept if row.shape != "subject"))
 
 
-def _base(plan: Plan) -> _Base:
-    if plan.engine not in ENGINES:
-        raise ConfigError(f"--engine {plan.engine}: there are {', '.join(ENGINES)}.")
+def _base(plan: Plan, ledger: Ledger, settings: ServeSettings) -> _Base:
+    refuse_unfit(plan)
     if plan.engine == "vllm":
-        return _vllm(plan)
+        return _vllm(plan, ledger, settings)
     return _upstream(plan) if plan.upstream else _in_process(plan)
 
 
 def _in_process(plan: Plan) -> _Base:
     from expunge.run import load
-    from expunge.run.make import is_address
     from expunge.serve.backends.in_process import InProcess
 
-    if not plan.model or is_address(plan.model):
-        raise ConfigError("an address is served with --upstream, not as the model.")
+    if not plan.model:
+        raise ConfigError("no model is named, and no --upstream.")
     lm: Any = load(plan.model, device=plan.device, template=plan.template)
     if not hasattr(lm, "encoder"):
         raise ConfigError(
@@ -120,33 +117,33 @@ def _in_process(plan: Plan) -> _Base:
 
 
 def _upstream(plan: Plan) -> _Base:
-    from expunge.run.make import is_address
     from expunge.serve.backends.upstream import Upstream
 
-    if plan.model:
-        raise ConfigError("give either MODEL or --upstream; both only with --engine vllm.")
-    if not is_address(plan.upstream or ""):
-        raise ConfigError(f"--upstream {plan.upstream}: expected http://host/v1#model-name.")
     url, _, model = (plan.upstream or "").partition("#")
     backend = Upstream(url, model, name=plan.name)
     return _Base(backend, backend.model, lambda run: _behind(run, plan.upstream or "", backend.model))
 
 
-def _vllm(plan: Plan) -> _Base:
+def vllm_guards(guards: Sequence[Path], ledger: Path, *, fits: bool) -> list[Path]:
+    """The folders in which vLLM finds guards: those that are named, and the one of those that the server fits itself."""
+    from expunge.serve.building import folder_of
+
+    return [*guards, *([folder_of(ledger)] if fits else [])]
+
+
+def _vllm(plan: Plan, ledger: Ledger, settings: ServeSettings) -> _Base:
     from expunge.serve.backends.vllm import VLLM
 
-    if not plan.model or not plan.upstream:
-        raise ConfigError(
-            "--engine vllm takes both MODEL (the folder or hub id that vLLM serves) and --upstream http://host:port/v1#model-name.\n"
-            "The command that starts vLLM as it has to be:  expunge serve MODEL --engine vllm --print-command"
-        )
+    assert plan.model is not None, "checked before"
+    assert plan.upstream is not None, "checked before"
     url, _, model = plan.upstream.partition("#")
     ruled = [run for run in plan.guards if _method(run) == "guard"]
     backend = VLLM(
         url, model or plan.model, plan.model,
-        name=plan.name, guards=ruled, max_lora_rank=plan.max_lora_rank, template=plan.template,
+        name=plan.name, guards=vllm_guards(ruled, ledger.path, fits=bool(plan.retain)),
+        max_lora_rank=plan.max_lora_rank, adapters=settings.adapters, template=plan.template,
     )  # fmt: skip
-    return _Base(backend, backend.model, lambda run: _before(run, backend.model), plan.model)
+    return _Base(backend, backend.model, lambda run: _before_vllm(run, backend.model), plan.model)
 
 
 def _method(run: Path) -> str:
@@ -165,9 +162,20 @@ def _before(run: Path, model: Any) -> Guard:
     return guard
 
 
+def _before_vllm(run: Path, table: Any) -> Guard:
+    try:
+        return _before(run, table)
+    except UserError:
+        raise
+    except Exception as error:  # it reaches for more of the model than there is
+        raise ModelError(
+            f"--guards {run}: looks into the model, of which vLLM shows the embeddings alone ({type(error).__name__}). "
+            "Serve the model in this process, or fit a guard by eco, guard or o3 with a detector that reads the prompt."
+        ) from error
+
+
 def _behind(run: Path, address: str, endpoint: Any) -> Guard:
     """A guard that was fitted for the same address. Raises ModelError for another's."""
-    from expunge.errors import ModelError
     from expunge.run import load
 
     guard: Any = load(run)

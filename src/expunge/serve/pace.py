@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Iterator, Sequence
 
 KEPT = 64
-"""Answers and gaps looked back on."""
+"""Answers looked back on."""
 NEAREST = 8
 """Of these, the ones whose prompts were about as long."""
 
 
 class Pace:
-    """Waiting times drawn from those of late: no average, so that refusals vary as answers do."""
+    """The waiting times of one answer of late: no average, so that refusals vary as answers do, and a slow one is slow to its end."""
 
     def __init__(self, rng: random.Random | None = None):
         self._rng = rng or random.SystemRandom()
-        self._first: deque[tuple[int, float]] = deque(maxlen=KEPT)
-        self._gaps: deque[float] = deque(maxlen=KEPT)
+        self._answers: deque[tuple[int, tuple[float, ...]]] = deque(maxlen=KEPT)
 
-    def learn_first(self, prompt_tokens: int, seconds: float) -> None:
-        """An answer's first piece came so long after it was asked for."""
-        self._first.append((prompt_tokens, seconds))
+    def learn(self, prompt_tokens: int, waits: Sequence[float]) -> None:
+        """So many seconds passed before each token of an answer."""
+        if waits:
+            self._answers.append((prompt_tokens, tuple(waits)))
 
-    def learn_gap(self, seconds: float) -> None:
-        """The next token came so long after the one before."""
-        self._gaps.append(seconds)
-
-    def first(self, prompt_tokens: int) -> float:
-        """Seconds; 0 as long as nothing was learnt."""
-        near = sorted(self._first, key=lambda seen: abs(seen[0] - prompt_tokens))[:NEAREST]
-        return self._rng.choice(near)[1] if near else 0.0
-
-    def gap(self) -> float:
-        """Seconds."""
-        return self._rng.choice(self._gaps) if self._gaps else 0.0
+    def waits(self, prompt_tokens: int) -> Iterator[float]:
+        """Seconds before each token, without an end; 0 as long as nothing was learnt."""
+        near = sorted(self._answers, key=lambda seen: abs(seen[0] - prompt_tokens))[:NEAREST]
+        waits = self._rng.choice(near)[1] if near else (0.0,)
+        yield from waits
+        while True:
+            yield self._rng.choice(waits[1:] or (0.0,))

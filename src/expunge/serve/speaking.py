@@ -1,11 +1,12 @@
-"""A refusal in the model's manner: its tokens, its chunks, its pace."""
+"""Fixed and finished texts in the model's manner: its tokens, its chunks, its pace."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from expunge.serve.backend import Backend, Piece
 from expunge.serve.pace import Pace
@@ -18,22 +19,50 @@ Sleep = Callable[[float], Awaitable[object]]
 class Refusals:
     """Says fixed texts. What a text costs in the model's tokens is looked up once."""
 
-    def __init__(self, backend: Backend, pace: Pace, sleep: Sleep = asyncio.sleep):
-        self._backend, self._pace, self._sleep = backend, pace, sleep
+    def __init__(
+        self,
+        backend: Backend,
+        pace: Pace,
+        sleep: Sleep = asyncio.sleep,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._backend, self._pace, self._sleep, self._clock = backend, pace, sleep, clock
         self._cut: dict[str, list[str]] = {}
 
     async def say(self, text: str, prompt_tokens: int, most: int, logprobs: bool) -> AsyncGenerator[Piece]:
         """The text token by token, cut after `most` of them, each with log-probability 0: nothing else is ever said."""
-        tokens, wait = 0, self._pace.first(prompt_tokens)
-        for part in self.tokens(text):
-            await self._sleep(wait)
-            tokens, wait = tokens + 1, self._pace.gap()
-            cut = tokens == most
-            yield Piece(part, tokens, "length" if cut else "", ((part, 0.0),) if logprobs else ())
+        parts = self.tokens(text)
+        waits, due = self._pace.waits(prompt_tokens), self._clock()
+        for tokens, part in enumerate([*parts, ""], 1):
+            due += next(waits)
+            await self._until(due)
+            ended = tokens > len(parts)
+            cut = tokens == most and not ended
+            yield Piece(
+                part,
+                tokens,
+                "stop" if ended else "length" if cut else "",
+                ((part, 0.0),) if logprobs and not ended else (),
+            )
             if cut:
                 return
-        await self._sleep(wait)
-        yield Piece("", tokens + 1, "stop")
+
+    async def _until(self, due: float) -> None:
+        """Waits for a moment, not for a while: what a wake-up costs does not add up."""
+        await self._sleep(max(0.0, due - self._clock()))
+
+    async def told(self, answer: Piece) -> AsyncGenerator[Piece]:
+        """A whole answer that came in one piece, word by word."""
+        words = _WORD.findall(answer.text)
+        waits, due, done = islice(self._pace.waits(0), 1, None), self._clock(), 0
+        for number, word in enumerate(words, 1):
+            tokens = answer.tokens * number // (len(words) + 1)
+            due += sum(islice(waits, tokens - done))
+            done = tokens
+            await self._until(due)
+            yield Piece(word, tokens)
+        rest = answer.text[len("".join(words)) :]
+        yield answer._replace(text=rest)
 
     def tokens(self, text: str) -> list[str]:
         """The text in about the pieces that the model would write: as many a word as its tokenizer makes."""

@@ -19,7 +19,10 @@ PING = b": ping\n\n"
 
 
 def event(content: Any) -> bytes:
-    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _JSON.encode(content).encode() + b"\n\n"
+
+
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 async def gone(receive: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:

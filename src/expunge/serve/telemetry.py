@@ -5,11 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from expunge.recipes import catalog_name
+
+if TYPE_CHECKING:
+    from expunge.guards.guard import Guard
+
 GUARD_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+HELD_CHARACTERS = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+SCORES = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 2.0, 5.0, 10.0)
 FIRST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -58,6 +66,19 @@ class Telemetry:
             buckets=FIRST_SECONDS,
             registry=registry,
         )
+        self.held = Histogram(
+            "expunge_holdback_chars",
+            "Characters of an answer held back after each piece of it.",
+            buckets=HELD_CHARACTERS,
+            registry=registry,
+        )
+        self.scores = Histogram(
+            "expunge_detector_score",
+            "Scores on which fitted guards decided.",
+            ["method"],
+            buckets=SCORES,
+            registry=registry,
+        )
         self.tokens = counter("tokens", "Tokens read and written.", "kind")
         self.limited = counter("rate_limited", "Requests refused for now.", "reason")
         self.guard_failures = counter(
@@ -75,6 +96,10 @@ class Telemetry:
         self.canary_checks = counter("canary_checks", "Checks that the guard is live.")
         self.running = gauge("answers_running", "Answers under way.")
         self.epoch = gauge("policy_epoch", "Ledger row up to which the policy is enforced.")
+        self.lag = gauge(
+            "policy_lag_seconds",
+            "From the last change in the ledger to its enforcement here; nothing was decided in between.",
+        )
         self.active = gauge("active_requests", "Removal requests in force.")
         self.ledger_seq = gauge("ledger_seq", "Rows in the ledger's history.")
 
@@ -90,7 +115,17 @@ class Telemetry:
             )
         )
 
-    def recent(self, since: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+    def follow(self, guard: Guard) -> None:
+        """Count the scores of a guard's detector from now on, by the detector's name."""
+        scores = self.scores.labels(catalog_name(guard.detection.settings))
+
+        def observe(found: np.ndarray) -> None:
+            for score in found[np.isfinite(found)].tolist():
+                scores.observe(score)
+
+        guard.detection.listener = observe
+
+    def recent(self, since: int = 0, limit: int | None = 100) -> list[dict[str, Any]]:
         """The newest decisions after number `since`, newest first."""
         newest = [found for found in reversed(list(self._recent)) if found.number > since]
         return [found._asdict() for found in newest[:limit]]

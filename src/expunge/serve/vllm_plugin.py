@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -137,17 +137,23 @@ _STATES: dict[str, dict[str, Any]] = {}
 def _state(name: str) -> dict[str, Any] | None:
     """The state of a fitted guard by its id; the folders are looked through again for one that is not known yet."""
     if name not in _STATES:
-        for folder in _runs():
-            try:
-                state = _read(folder, (folder / "guard" / "guard.json").stat().st_mtime_ns)
-            except (
-                ModelError,
-                OSError,
-            ):  # half written, or taken away meanwhile: not the one that is asked for
-                continue
-            if state["action"]["name"] == "guard":
-                _STATES[guard_id(state["action"]["state"])] = state
+        _STATES.update(
+            states_in([Path(part) for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part])
+        )
     return _STATES.get(name)
+
+
+def states_in(named: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The states of the fitted guards in these folders, by their ids."""
+    found = {}
+    for folder in _runs(named):
+        try:
+            state = _read(folder, (folder / "guard" / "guard.json").stat().st_mtime_ns)
+        except (ModelError, OSError):  # half written, or taken away meanwhile
+            continue
+        if state["action"]["name"] == "guard":
+            found[guard_id(state["action"]["state"])] = state
+    return found
 
 
 @cache
@@ -157,8 +163,7 @@ def _read(folder: Path, changed: int) -> dict[str, Any]:
     return read_state(folder / "guard")
 
 
-def _runs() -> list[Path]:
-    named = [Path(part) for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part]
+def _runs(named: Sequence[Path]) -> list[Path]:
     every = [run for folder in named for run in (folder, *(folder.iterdir() if folder.is_dir() else ()))]
     return [run for run in every if (run / "guard" / "guard.json").is_file()]
 

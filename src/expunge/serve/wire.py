@@ -180,7 +180,7 @@ class ChatRequest(Writing):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2048)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
-    """Of the chosen tokens only, for keys with the scope 'logprobs', and not streamed."""
+    """Of the chosen tokens only, for keys with the scope 'logprobs', and not streamed. A refusal has 0 for each, by which it is known."""
 
     @model_validator(mode="after")
     def _refuse_prefill(self) -> ChatRequest:
@@ -209,7 +209,8 @@ class CompletionRequest(Writing):
     )
     """A text to go on with."""
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
-    """0: of the chosen tokens only, for keys with the scope 'logprobs', and not streamed."""
+    """0: of the chosen tokens only, for keys with the scope 'logprobs', and not streamed. A refusal has 0 for each, by which it is
+    known."""
 
     @model_validator(mode="before")
     @classmethod

@@ -20,12 +20,13 @@ class Deltas:
     they were given out.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int] = ()):
+        """`before`: the tokens of a text that is gone on with. Then the space in front of the first word is a part of the answer."""
         self.tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._told = 0
+        self._ids = list(before[-KEPT:])
+        self._told = len(self._read(self._ids)) if before else 0
         """Characters of the text of these tokens that have been given out."""
-        self._begun = False
+        self._begun = bool(before)
 
     def feed(self, ids: Sequence[int], last: bool = False) -> str:
         """The text that can be given out now, special tokens left out. `last`: no more tokens come."""

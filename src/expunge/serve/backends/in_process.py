@@ -142,7 +142,7 @@ class _Told:
 
     def __init__(self, job: Job, tokenizer: Any):
         self.job, self.tokenizer = job, tokenizer
-        self.deltas = Deltas(tokenizer)
+        self.deltas = Deltas(tokenizer, () if job.prompt.messages else job.encoded.ids)
         self.over = False
         self._read = 0
         self._logprobs: list[tuple[str, float]] = []

@@ -68,7 +68,9 @@ class VLLM(Upstream):
         self.model = EmbeddingTable(folder, template)
         self.encoder = _unlimited(self.model.encoder)
         self.context = self.context or self.model.encoder.max_tokens
-        self.guards, self.max_lora_rank = tuple(guards), max_lora_rank
+        self.guards, self.max_lora_rank = tuple(map(Path, guards)), max_lora_rank
+        self._found: frozenset[str] = frozenset()
+        """Ids of the guards in these folders, as far as they were looked for."""
         self.mixtures = Mixtures(self._post, adapters)
         self._salt = secrets.token_bytes(32)
 
@@ -96,6 +98,11 @@ class VLLM(Upstream):
                 "action 'guard' runs inside vLLM, which was started without it. Start it by the command that expunge serve --engine vllm "
                 "--print-command prints, with --guards."
             )
+        if name == "guard" and not self._finds(action):
+            raise ConfigError(
+                "action 'guard' runs inside vLLM, which finds fitted guards alone. Let the request ask for the method 'guard', which is "
+                "fitted first, or give a fitted guard's run with --guards."
+            )
         if name == "o3" and (most := rank(action.adapters)) > self.max_lora_rank:
             raise ConfigError(
                 f"action 'o3': its adapters have rank {most} together, and vLLM was started for {self.max_lora_rank or 'none'}. "
@@ -106,6 +113,15 @@ class VLLM(Upstream):
                 f"action '{name}' works inside the model where vLLM has no door. Serve the model in this process, or take eco, guard, o3 or "
                 "one that works on text: refuse, redact, alu."
             )
+
+    def _finds(self, action: Any) -> bool:
+        """Whether a guard lies where vLLM looks for guards."""
+        from expunge.serve.vllm_plugin import guard_id, states_in
+
+        name = guard_id(action.state())
+        if name not in self._found:
+            self._found = frozenset(states_in(self.guards))
+        return name in self._found
 
     async def _acted(self, ask: Ask) -> AsyncGenerator[Piece]:
         ways = {"eco": self._corrupted, "guard": self._restricted, "o3": self._adapted}

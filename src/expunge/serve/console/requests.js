@@ -7,7 +7,7 @@ const PAGE = 1000; // asked for at once
 const ROWS = 200; // drawn at once
 const KINDS = { active: "ok", pending: "so" };
 let entries = []; // newest first
-let more = false; // whether the server has further ones; it gives the oldest first
+let more = false; // whether the server has further ones
 const near = new Map(); // those added or looked up here, by id: they are shown although their page is not loaded
 let pages = 1;
 let rows = ROWS;
@@ -25,7 +25,7 @@ async function load() {
   try {
     more = true;
     for (let page = 0; page < pages && more; page += 1) {
-      const query = new URLSearchParams({ limit: PAGE });
+      const query = new URLSearchParams({ limit: PAGE, order: "newest" });
       if (found.length) query.set("after", found.at(-1).id);
       if ($("status").value) query.set("status", $("status").value);
       const answer = await call(`v1/requests?${query}`);
@@ -41,7 +41,7 @@ async function load() {
   const loaded = new Set(found.map((entry) => entry.id));
   for (const id of loaded) near.delete(id);
   const status = $("status").value;
-  entries = [...found, ...[...near.values()].filter((entry) => !status || entry.status === status)].reverse();
+  entries = [...[...near.values()].reverse().filter((entry) => !status || entry.status === status), ...found];
   drawnAt = epoch;
   draw();
 }
@@ -67,7 +67,7 @@ async function lookUp() {
   }
 }
 
-const words = (entry) => [entry.id, entry.tenant, entry.status, action(entry.action), entry.method, entry.request?.subject, ...(entry.request?.aliases ?? [])].join(" ");
+const words = (entry) => [entry.id, entry.tenant, entry.status, action(entry.action), entry.method].join(" ");
 
 function row(entry) {
   const done = ["withdrawn", "expired"].includes(entry.status);
