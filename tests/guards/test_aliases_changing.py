@@ -70,25 +70,26 @@ def test_a_reader_finds_each_name_as_soon_as_it_is_added_and_none_that_is_gone()
     index = AliasIndex()
     index.add("stays", ["Mara Olen"])
     text = "mara olen met kesto vey and keszo vey and jola reed"
-    there = threading.Event()
+    there = 0  # the number of the time that it is there, 0 between two
     wrong: list[object] = []
     ends = threading.Event()
 
     def read():
         while not ends.is_set():
-            certain = there.is_set()
+            certain = there
             found = {hit.owner for hit in index.find(text)}
-            if "stays" not in found or (certain and there.is_set() and "comes" not in found):
+            if "stays" not in found or (certain and there == certain and "comes" not in found):
                 wrong.append(found)
 
     def change():
-        for _ in range(150):
+        nonlocal there
+        for number in range(1, 151):
             index.add("comes", ["Kesto Vey", "Jola Reed"])
-            there.set()
+            there = number
             index.find(text)
             if {hit.owner for hit in index.find(text)} != {"stays", "comes"}:
                 wrong.append("not found by the one who added it")
-            there.clear()
+            there = 0
             index.remove("comes")
             if {hit.owner for hit in index.find(text)} != {"stays"}:
                 wrong.append("found after it was removed")
