@@ -6,8 +6,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Dataset": "expunge.data.dataset",
+    "Ledger": "expunge.ledger",
     "Policy": "expunge.guards.policy",
     "Pocket": "expunge.benchmarks.pocket",
+    "RemovalRequest": "expunge.ledger",
+    "Scope": "expunge.types",
     "Tofu": "expunge.benchmarks.tofu",
     "attack": "expunge.run",
     "evaluate": "expunge.run",
@@ -19,8 +22,11 @@ _HOMES = {
 }
 __all__ = [
     "Dataset",
+    "Ledger",
     "Pocket",
     "Policy",
+    "RemovalRequest",
+    "Scope",
     "Tofu",
     "__version__",
     "attack",
@@ -38,8 +44,10 @@ if TYPE_CHECKING:
     from expunge.benchmarks.tofu import Tofu
     from expunge.data.dataset import Dataset
     from expunge.guards.policy import Policy
+    from expunge.ledger import Ledger, RemovalRequest
     from expunge.recipes import recipe
     from expunge.run import attack, evaluate, load, report, unlearn
+    from expunge.types import Scope
 
 
 def __getattr__(name: str):
