@@ -283,6 +283,13 @@ def test_many_threads_write_and_read_one_ledger(ledger):
 
 
 # --- access keys ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("limit", [{"rpm": 0}, {"tpm": 0}, {"rpm": -1}])
+def test_a_limit_that_would_count_as_none_is_refused(ledger, limit):
+    with pytest.raises(DataError, match="at least 1"):
+        ledger.add_key("acme", ["infer"], name="app", actor="ops", **limit)
+    assert not ledger.keys()
+
+
 def test_a_key_is_shown_once_and_known_by_its_digest(ledger, path):
     key = ledger.add_key("acme", ["infer", "logprobs"], name="app", rpm=60, actor="ops")
     assert key.startswith("exp_")

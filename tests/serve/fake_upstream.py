@@ -231,9 +231,9 @@ class FakeUpstream:
 
     # --- as a server ----------------------------------------------------------------------------------------------------
     @contextmanager
-    def running(self):
+    def running(self, port: int = 0):
         """The address while it serves."""
-        config = uvicorn.Config(self.app, port=0, log_level="critical", ws="none", lifespan="off")
+        config = uvicorn.Config(self.app, port=port, log_level="critical", ws="none", lifespan="off")
         server = uvicorn.Server(config)
         started = threading.Event()
         startup = server.startup

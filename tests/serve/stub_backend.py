@@ -29,6 +29,7 @@ class StubBackend:
         """Pieces after which it fails."""
         self.refused: type | None = None
         """Actions that it cannot carry out."""
+        self.unreachable = ""
         self.gate: Any = None
         """An awaitable's maker: called before each word."""
 
@@ -38,6 +39,9 @@ class StubBackend:
     def refuse_action(self, action: Any) -> None:
         if self.refused and isinstance(action, self.refused):
             raise ConfigError("this backend only passes text on")
+
+    async def check(self) -> str:
+        return self.unreachable
 
     async def start(self) -> None: ...
 

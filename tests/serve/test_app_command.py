@@ -74,3 +74,39 @@ def test_the_first_key_of_a_ledger_is_shown_once(tmp_path, capsys):
 def test_the_command_is_described_without_torch_or_fastapi():
     code = "import sys, expunge.cli.serve; assert not {'torch', 'fastapi', 'cryptography', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_interruption_while_a_model_loads_is_never_lost(tmp_path):
+    """Python drops an exception that a signal brings into what it does on the side, and goes on."""
+    code = """
+import os, signal, sys
+from expunge.cli import main
+from expunge.serve import opening
+
+class OnTheSide:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def loads(*_):
+    OnTheSide()
+    sys.exit("it went on")
+
+opening.open_server = loads
+main()
+"""
+    words = ["serve", "some/model", "--port", "0", "--ledger", str(tmp_path / "x.ledger")]
+    found = subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.splitlines()[-1]) == (130, "interrupted: nothing is served")
+    assert "Traceback" not in found.stderr
+
+
+def test_a_server_behind_that_is_down_is_told_at_the_start(tmp_path, monkeypatch):
+    from expunge.serve import listening
+
+    def ready(app, listener, settings, ready, stopping):
+        app.state.gateway.unreachable = "http://127.0.0.1:1/v1: cannot be reached."
+        ready()
+
+    monkeypatch.setattr(listening, "run", ready)
+    found = run(tmp_path, "--upstream", "http://127.0.0.1:1/v1#m", "--port", 0)
+    assert "http://127.0.0.1:1/v1: cannot be reached." in found.output.replace("\n", " ")

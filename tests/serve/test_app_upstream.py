@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from contextlib import ExitStack
 from types import SimpleNamespace
 
@@ -169,19 +170,29 @@ def test_a_fitted_guard_stands_beside_the_ledger_and_only_before_its_own_server(
 
 
 def test_a_server_that_is_down_keeps_nobody_from_starting_and_answers_come_when_it_is_back(opened, lm):
-    import socket
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = opened(Plan(upstream=f"http://127.0.0.1:{port}/v1#tiny"))
+    server = opened(Plan(upstream=f"http://127.0.0.1:{port}/v1#tiny"), canary_seconds=0.05)
+    assert str(port) in server.gateway.unreachable
     server.add("Mara Olen")
     assert said(server, FLAGGED) == REFUSAL
     found = asked(server, ASKED)
     assert (found.status_code, found.json()["error"]["code"]) == (503, "backend_unavailable")
     assert found.headers["retry-after"]
     assert str(port) not in found.text, "whoever stands behind is not told"
-    assert server.client.get("/health").status_code == 200
+    health = server.client.get("/health")
+    assert (health.status_code, health.json()["status"], health.json()["backend"]) == (
+        503,
+        "failing",
+        "unreachable",
+    )
+    assert health.json()["canary"] == "held back"
+    assert str(port) not in health.text
+    with FakeUpstream(lm, vllm=False).running(port):
+        wait_until(lambda: server.client.get("/health").status_code == 200)
+        assert said(server, ASKED)
 
 
 @pytest.mark.parametrize("fail", ["429", "503"])

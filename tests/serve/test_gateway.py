@@ -323,16 +323,6 @@ def test_the_pace_is_learnt_from_unguarded_answers_by_the_models_time_alone(tmp_
     world.ledger.close()
 
 
-def test_a_refusal_takes_as_many_tokens_as_the_model_would_need():
-    class Letters(StubBackend):
-        def count(self, prompt):
-            return 1 + sum(3 if len(word) > 3 else 1 for word in prompt.text.split())
-
-    parts = Refusals(Letters(), Pace()).tokens("I do not know.")
-    assert "".join(parts) == "I do not know."
-    assert len(parts) == 6
-
-
 def test_refusals_of_mixed_actions_say_what_the_server_says(tmp_path):
     world = make_world(tmp_path, refusal="Not this.")
     world.enforcer.start()

@@ -326,3 +326,13 @@ def test_many_answers_wake_the_event_loop_once_a_step(endless):
     assert len(woken) < sum(woken)
     assert len({said(one) for one in found}) == 1
     assert threading.active_count() < 50
+
+
+def test_a_backend_whose_writing_has_ended_says_so(lm):
+    async def use(backend):
+        before = await backend.check()
+        backend.continuous.close()
+        return before, await backend.check()
+
+    before, after = with_backend(lm, use)
+    assert (before, bool(after)) == ("", True)

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 
 from expunge.errors import ConfigError
@@ -261,3 +262,31 @@ def test_what_cannot_be_guarded_is_not_asked_for(server):
         with pytest.raises(BackendError):
             answered(backend, ask)
     assert not server.fake.bodies
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [
+        (401, None, ""),  # somebody is there
+        (502, None, "refused with 502"),  # a proxy, and nobody behind it
+        (0, httpx2.ConnectError("no"), "cannot be reached"),
+        (0, httpx2.PoolTimeout("full"), ""),
+    ],
+)
+def test_who_answers_is_there_and_so_is_who_is_busy(status, error, said):
+    def answer(request):
+        if error:
+            raise error
+        return httpx2.Response(status)
+
+    async def run():
+        backend = Upstream("http://behind/v1", "tiny")
+        backend._http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+        try:
+            return await backend.check()
+        finally:
+            await backend.stop()
+
+    found = asyncio.run(run())
+    assert said in found
+    assert bool(found) == bool(said)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,8 +120,26 @@ def serve(
             opened(ledger).close()
         if model is None and not upstream:
             plan = _demo(plan)
-        with opened(ledger, create=not key_alone) as book:
+        with opened(ledger, create=not key_alone) as book, _ending_at_once():
             _run(plan, book, chosen, host, listener)
+
+
+@contextmanager
+def _ending_at_once() -> Generator[None]:
+    """Ctrl-C ends the process, as long as nobody else heeds it. An exception for it is lost where it comes within what Python does on the
+    side, such as an import's lock, and the server would start all the same.
+    """
+    from expunge.cli import INTERRUPTED
+
+    def end(*_: object) -> None:
+        os.write(sys.stderr.fileno(), b"\ninterrupted: nothing is served\n")
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _demo(plan: Plan) -> Plan:
@@ -163,6 +185,10 @@ def _run(plan: Plan, book: Ledger, settings: ServeSettings, host: str, listener:
             f"[bold]{escape(gateway.backend.name)}[/bold] is served on {address}/v1, its console on {address}/console. "
             f"{count} removal request{'s are' if count != 1 else ' is'} in force, and the guard is live."
         )
+        if gateway.unreachable:
+            tell(
+                f"[bold red]{escape(gateway.unreachable)}[/bold red] Until that answers, questions get status 503, except those that are refused."
+            )
         if not count:
             tell(
                 escape(

@@ -27,9 +27,14 @@ class KeyStore(Store):
         expires: datetime | None = None,
         actor: str,
     ) -> str:
-        """The new key; it cannot be shown again. Raises ConfigError for unknown scopes."""
+        """The new key; it cannot be shown again. Raises ConfigError for unknown scopes, DataError for a limit below 1."""
         granted = frozenset(scopes)
         refuse_unknown_scopes(granted)
+        for limit, most in (("rpm", rpm), ("tpm", tpm)):
+            if most is not None and most < 1:
+                raise DataError(
+                    f"{limit}={most}: a key's limit is at least 1. Without one the server's holds; to shut a key out, revoke it."
+                )
         made = new_key()
         until = stamp(expires and in_utc(expires))
         with self._writing() as db:

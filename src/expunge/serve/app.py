@@ -49,6 +49,7 @@ def make_app(gateway: Gateway, *, canary: Canary | None = None, builder: Builder
             if checker := app.state.checker:
                 await checker.refuse_to_start()
                 tasks.append(asyncio.create_task(_forever(checker.check, settings.canary_seconds)))
+            tasks.append(asyncio.create_task(_forever(gateway.look_after_backend, settings.canary_seconds)))
             if builder:
                 builder.start()
             app.state.ready()
@@ -268,7 +269,10 @@ def _add_pages(app: FastAPI) -> None:
     audit = admin.need("audit")
 
     @app.get(
-        "/health", tags=["Server"], summary="Whether the server is up and its guard live", responses={503: {}}
+        "/health",
+        tags=["Server"],
+        summary="Whether the server is up, its guard live and its model there",
+        responses={503: {}},
     )
     async def health(request: Request) -> Response:
         gateway: Gateway = request.app.state.gateway
@@ -278,9 +282,12 @@ def _add_pages(app: FastAPI) -> None:
             await gateway.snapshot()
         except ApiError:
             failed = failed or "the ledger cannot be read"
+        if gateway.unreachable:  # whoever stands behind is not told
+            failed = failed or "the model does not answer"
         facts = {
             "status": "failing" if failed else "ok",
             "canary": ("failed" if checker.failed else "held back") if checker else "none",
+            "backend": "unreachable" if gateway.unreachable else "ok",
             "why": failed,
             "model": gateway.backend.name,
             "epoch": gateway.enforcer.epoch,

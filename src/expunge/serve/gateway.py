@@ -57,6 +57,8 @@ class Gateway:
         self.refusals = Refusals(backend, self.pace, sleep, clock)
         self.threads = ThreadPoolExecutor(DECIDERS, "decide")
         self.running = 0
+        self.unreachable = ""
+        """Why the backend answers nothing, as it was when it was last looked after; empty: it may answer."""
         self._fresh: tuple[asyncio.AbstractEventLoop, Snapshot] | None = None
         """A snapshot that was looked for in this round of the event loop."""
         self.telemetry.running.set_function(lambda: self.running)
@@ -70,6 +72,15 @@ class Gateway:
         """Raises what the ledger raises, and UserError for a policy that cannot be made."""
         await asyncio.get_running_loop().run_in_executor(self.threads, self.enforcer.start)
         await self.backend.start()
+        self.unreachable = await self.backend.check()
+
+    async def look_after_backend(self) -> None:
+        found = await self.backend.check()
+        if found and not self.unreachable:
+            log.error("the model does not answer: %s", found)
+        elif self.unreachable and not found:
+            log.info("the model answers again")
+        self.unreachable = found
 
     async def stop(self) -> None:
         await self.backend.stop()

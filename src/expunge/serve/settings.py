@@ -40,7 +40,7 @@ class ServeSettings(Settings):
     ping_seconds: PositiveFloat = 15.0
     """Between signs of life in a stream that has nothing to say."""
     canary_seconds: PositiveFloat = 60.0
-    """Between two checks that the guard is live."""
+    """Between two checks that the guard is live and the model there."""
     stop_seconds: PositiveFloat = 10.0
     """That answers under way get when the server stops."""
     decisions_kept: PositiveInt = 1_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import lru_cache
 from itertools import islice, pairwise
 
 from expunge.serve.backend import Backend, Piece
@@ -14,10 +15,12 @@ from expunge.types import Prompt
 
 _WORD = re.compile(r"\s*\S+\s*$|\s*\S+")
 Sleep = Callable[[float], Awaitable[object]]
+KEPT = 32
+"""Texts of which it is remembered what they cost: those that were said last."""
 
 
 class Refusals:
-    """Says fixed texts. What a text costs in the model's tokens is looked up once."""
+    """Says fixed texts. What a text costs in the model's tokens is not looked up each time."""
 
     def __init__(
         self,
@@ -27,7 +30,7 @@ class Refusals:
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._backend, self._pace, self._sleep, self._clock = backend, pace, sleep, clock
-        self._cut: dict[str, list[str]] = {}
+        self.tokens = lru_cache(KEPT)(self._tokens)
 
     async def say(self, text: str, prompt_tokens: int, most: int, logprobs: bool) -> AsyncGenerator[Piece]:
         """The text token by token, cut after `most` of them, each with log-probability 0: nothing else is ever said."""
@@ -64,16 +67,14 @@ class Refusals:
         rest = answer.text[len("".join(words)) :]
         yield answer._replace(text=rest)
 
-    def tokens(self, text: str) -> list[str]:
+    def _tokens(self, text: str) -> Sequence[str]:
         """The text in about the pieces that the model would write: as many a word as its tokenizer makes."""
-        if text not in self._cut:
-            parts, before = [], self._backend.count(Prompt.continuing(""))
-            for word in _WORD.finditer(text):
-                after = self._backend.count(Prompt.continuing(text[: word.end()]))
-                parts += _pieces(word.group(), max(1, after - before))
-                before = after
-            self._cut[text] = parts
-        return self._cut[text]
+        parts, before = [], self._backend.count(Prompt.continuing(""))
+        for word in _WORD.finditer(text):
+            after = self._backend.count(Prompt.continuing(text[: word.end()]))
+            parts += _pieces(word.group(), max(1, after - before))
+            before = after
+        return parts
 
 
 def _pieces(word: str, count: int) -> list[str]:

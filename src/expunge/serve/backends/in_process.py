@@ -46,6 +46,9 @@ class InProcess:
                 f"{type(action).__name__} is no fitted guard action: it answers nothing. Fit a guard, and give its action."
             )
 
+    async def check(self) -> str:
+        return "The thread that writes the answers has ended." if self.continuous._closed else ""
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None:

@@ -92,6 +92,18 @@ class Upstream:
             raise BackendError(f"{self.url}: the backend was not started.")
         return self._http
 
+    async def check(self) -> str:
+        """Whether anybody is there: what is said of the models does not matter."""
+        import httpx2
+
+        try:
+            reply = await self.http.get(f"{self.url}/models", timeout=CONNECT)
+        except httpx2.PoolTimeout:  # all connections are at work
+            return ""
+        except httpx2.HTTPError as error:
+            return self._failed(error)
+        return f"{self.url}: refused with {reply.status_code}." if reply.status_code >= 500 else ""
+
     async def _servers_context(self) -> int:
         """What vLLM and others tell of the model in their list; 0 where they do not, or cannot be reached yet."""
         import httpx2
@@ -225,9 +237,10 @@ class Upstream:
         except httpx2.PoolTimeout:
             raise BusyError from None
         except httpx2.HTTPError as error:
-            raise BackendError(
-                f"{self.url}: {_FAILURES.get(type(error).__name__, 'the connection failed')}."
-            ) from None
+            raise BackendError(self._failed(error)) from None
+
+    def _failed(self, error: Exception) -> str:
+        return f"{self.url}: {_FAILURES.get(type(error).__name__, 'the connection failed')}."
 
     async def _refused(self, reply: httpx2.Response) -> Exception:
         """What to raise for another status than 200. Of what the server says only its name for the error is told: the rest may quote
