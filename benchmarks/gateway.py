@@ -127,7 +127,7 @@ def many(folder: Path, model: str, retain: Path, asked: argparse.Namespace) -> N
             entries = opened.active()
             read = time.perf_counter() - begin
             policy = Policy(None, [row["question"] for row in rows], [row["subject"] for row in rows])  # ty: ignore[invalid-argument-type]
-            policy.add_many([(entry.id, entry.request.records()) for entry in entries])
+            policy.add_many([(entry.id, entry.request.records(), None, {}) for entry in entries])
         seconds = time.perf_counter() - begin
         bound = f" s, bound {verdict(seconds, most=5)}" if not pairs else " s"
         print(
