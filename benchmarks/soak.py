@@ -67,7 +67,9 @@ class Load:
             try:
                 status = await getattr(self, f"_{kind}")(client)
             except (httpx2.HTTPError, ValueError, KeyError, IndexError) as error:
-                self.errors.append(f"{kind}: {type(error).__name__}: {error}")
+                self.errors.append(
+                    f"{kind}, {end - time.monotonic():.0f} s before the end: {type(error).__name__}: {error}"
+                )
                 continue
             self.counts[kind, status] += 1
             if status not in DECLARED[kind] | BUSY:
