@@ -200,6 +200,7 @@ def test_no_file_names_a_machines_path():
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("benchmarks/*"),
+        *ROOT.glob("examples/*"),
         ROOT / "Makefile",
         ROOT / "pyproject.toml",
     ]:
