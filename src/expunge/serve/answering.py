@@ -22,7 +22,7 @@ from expunge.serve.backend import Ask, BackendError, BusyError, Piece
 from expunge.serve.limits import Reservation
 from expunge.serve.stops import Stops
 from expunge.serve.wire import ChatRequest, CompletionRequest
-from expunge.serve.wire_errors import ApiError, busy, guard_unavailable
+from expunge.serve.wire_errors import ApiError, busy, guard_unavailable, trace
 from expunge.types import GenerationParams, Prompt, Seed
 
 if TYPE_CHECKING:
@@ -110,7 +110,9 @@ class Answer:
                 raise busy("The model is busy.") from None
             except BackendError as error:
                 self._gateway.telemetry.backend_errors.inc()
-                log.error("the model failed: %s", error)
+                log.error(
+                    "the model failed: %s%s", error, f"\n{trace(error.__cause__)}" if error.__cause__ else ""
+                )
                 raise ApiError(503, "The model cannot answer now.", "backend_unavailable", headers={"Retry-After": "5"}) from None  # fmt: skip
 
     async def _one(self, index: int) -> AsyncGenerator[Delta]:
@@ -165,7 +167,7 @@ class Answer:
             seen = watch.feed(text, bool(finish), cut=finish == "length")
         except Exception as error:
             self._gateway.telemetry.guard_failures.inc()
-            log.error("the output watch broke, so the answer ends: %s", type(error).__name__)
+            log.error("the output watch broke, so the answer ends: %s", trace(error))
             raise guard_unavailable() from None
         self._gateway.telemetry.held.observe(watch.held)
         return seen
@@ -266,7 +268,7 @@ async def _merged(answers: list[AsyncGenerator[Delta]]) -> AsyncGenerator[Delta]
                 async for delta in answer:
                     await queue.put(delta)
             await queue.put(None)
-        except Exception as error:
+        except Exception as error:  # raised again where the answers are read
             await queue.put(error)
 
     tasks = [asyncio.create_task(read(answer)) for answer in answers]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from expunge import catalog
 from expunge.errors import ConfigError, ModelError, UserError
 from expunge.serve.enforcing import Enforcer
+from expunge.serve.wire_errors import trace
 
 if TYPE_CHECKING:
     from expunge.guards.guard import Guard
@@ -81,7 +82,7 @@ class Builder:
                     self._build(entry)
                     continue
             except Exception as error:  # the ledger is broken: answers have stopped too, and we look again
-                log.error("building guards: %s", type(error).__name__)
+                log.error("building guards: %s", trace(error))
             self._wake.wait(LOOK)
 
     def _next(self) -> Entry | None:

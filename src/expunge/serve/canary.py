@@ -14,6 +14,7 @@ from expunge.guards.snapshot import Decision
 from expunge.serve.answering import watch_of
 from expunge.serve.enforcing import HIDDEN
 from expunge.serve.gateway import Gateway
+from expunge.serve.wire_errors import trace
 from expunge.types import Prompt
 
 log = logging.getLogger("expunge.serve")
@@ -58,7 +59,7 @@ class Checker:
             self.failed = await self._asked() or await self._watched()
         except Exception as error:
             self.failed = f"the check broke ({type(error).__name__})"
-            log.error("canary: %s", self.failed)
+            log.error("canary: %s: %s", self.failed, trace(error))
             return self.failed
         if self.failed:
             telemetry.canary_leaks.inc()

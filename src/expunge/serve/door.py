@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import re
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from expunge.serve.auth import Doorkeeper
 from expunge.serve.settings import ServeSettings
 from expunge.serve.telemetry import Telemetry
-from expunge.serve.wire_errors import ApiError, busy
+from expunge.serve.wire_errors import ApiError, busy, trace
 
 log = logging.getLogger("expunge.serve")
 OPEN = ("/health", "/console", "/docs", "/openapi.json")
@@ -64,10 +63,7 @@ class Door:
         except ClientStalledError:
             self.telemetry.gone.labels("stalled").inc()
         except Exception as found:
-            where = "".join(
-                traceback.format_tb(found.__traceback__)
-            )  # not its message, which may hold a prompt
-            log.error("%s %s: %s\n%s", scope["method"], _route(scope), type(found).__name__, where)
+            log.error("%s %s: %s", scope["method"], _route(scope), trace(found))
             error = ApiError(500, "The server made a mistake. It is in the server's log.", "internal_error")
         if error is not None and not status:
             await _tell(error, sending)
@@ -86,7 +82,7 @@ class Door:
         try:
             access = self.doorkeeper.admit(header.decode("latin-1"))
         except Exception as error:
-            log.error("the ledger's keys cannot be read: %s", type(error).__name__)
+            log.error("the ledger's keys cannot be read: %s", trace(error))
             raise busy("Keys cannot be checked now.", "keys_unavailable", 5) from None
         if access is None:
             raise ApiError(

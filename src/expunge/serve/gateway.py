@@ -23,7 +23,7 @@ from expunge.serve.settings import ServeSettings
 from expunge.serve.speaking import Refusals
 from expunge.serve.telemetry import Telemetry
 from expunge.serve.wire import ChatRequest, CompletionRequest
-from expunge.serve.wire_errors import ApiError, busy, guard_unavailable
+from expunge.serve.wire_errors import ApiError, busy, guard_unavailable, trace
 from expunge.types import Prompt
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Gateway:
             raise
         except Exception as error:
             self.telemetry.guard_failures.inc()
-            log.error("no decision, so no answer: %s", type(error).__name__)
+            log.error("no decision, so no answer: %s", trace(error))
             raise guard_unavailable() from None
 
     def _count(self, prompt: Prompt) -> int:
@@ -137,7 +137,7 @@ class Gateway:
             return now
         except Exception as error:
             self.telemetry.guard_failures.inc()
-            log.error("the ledger cannot be read, so nothing more is answered: %s", type(error).__name__)
+            log.error("the ledger cannot be read, so nothing more is answered: %s", trace(error))
             raise guard_unavailable() from None
 
     def _look_again(self) -> None:

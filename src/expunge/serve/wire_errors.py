@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,3 +45,8 @@ def busy(message: str, code: str = "overloaded", seconds: float = 1.0) -> ApiErr
 def guard_unavailable() -> ApiError:
     """A detector, the watch or the ledger broke: nothing is answered, and least of all without the guard."""
     return busy("The guard cannot decide now, so there is no answer.", "guard_unavailable", 5)
+
+
+def trace(error: BaseException) -> str:
+    """What broke and where, for the log: without its message, which may hold a prompt."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}".rstrip()
