@@ -60,6 +60,20 @@ def test_a_part_that_breaks_shows_nothing(world, monkeypatch, part, error, strea
     assert world.gateway.running == world.backend.running == 0
 
 
+@pytest.mark.parametrize("part", ["decision", "watch", "keys"])
+def test_the_log_says_where_it_broke_and_no_text(world, monkeypatch, caplog, part):
+    def broken_here(*args, **kwargs):
+        raise KeyError("Who is Mara Olen?")
+
+    with world.client() as client:
+        monkeypatch.setattr(*PARTS[part], broken_here)
+        client.post("/v1/chat/completions", json=chat())
+        monkeypatch.undo()
+    assert "KeyError" in caplog.text
+    assert "in broken_here" in caplog.text
+    assert "Who is" not in caplog.text.replace('raise KeyError("Who is Mara Olen?")', "")
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     from tests.serve.conftest import make_world, served
