@@ -105,7 +105,7 @@ def test_what_unlearn_would_refuse_is_refused_before_anything_is_counted(wide):
         plan(wide[0], named, recipe("ga", train={"max_steps": 3}))
     with pytest.raises(DataError, match="needs retain rows, and none were given"):
         plan(wide[0], Dataset(DATA.forget), recipe("npo+nll"))
-    with pytest.raises(ModelError, match="'nowhere' is no model folder here"):
+    with pytest.raises(ModelError, match="'nowhere' is no folder here"):
         plan("nowhere", DATA, recipe("ga"))
 
 

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from expunge.cli.serve import serve
-from expunge.errors import ConfigError
+from expunge.errors import ConfigError, ModelError
 
 app = typer.Typer()
 app.command()(serve)
@@ -48,6 +48,14 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(tmp_path):
     assert "cannot listen on 127.0.0.1" in str(found.exception)
 
 
+def test_a_model_that_is_nowhere_leaves_no_ledger_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found = run(tmp_path, "no-such-model", "--port", 0)
+    assert isinstance(found.exception, ModelError)
+    assert "'no-such-model' is no folder here" in str(found.exception)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_for_vllm_is_printed(tmp_path):
     found = run(tmp_path, "some/model", "--engine", "vllm", "--print-command")
     assert "vllm serve some/model" in found.stdout
@@ -76,7 +84,7 @@ def test_the_command_is_described_without_torch_or_fastapi():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_an_interruption_while_a_model_loads_is_never_lost(tmp_path):
+def test_an_interruption_while_a_model_loads_is_never_lost(tmp_path, model_folder):
     """Python drops an exception that a signal brings into what it does on the side, and goes on."""
     code = """
 import os, signal, sys
@@ -94,7 +102,7 @@ def loads(*_):
 opening.open_server = loads
 main()
 """
-    words = ["serve", "some/model", "--port", "0", "--ledger", str(tmp_path / "x.ledger")]
+    words = ["serve", str(model_folder), "--port", "0", "--ledger", str(tmp_path / "x.ledger")]
     found = subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True, text=True)
     assert (found.returncode, found.stderr.splitlines()[-1]) == (130, "interrupted: nothing is served")
     assert "Traceback" not in found.stderr

@@ -85,7 +85,7 @@ def serve(
     from expunge.config import apply_overrides
     from expunge.errors import ConfigError
     from expunge.ledger.sealing import key_path
-    from expunge.serve.checking import refuse_unfit
+    from expunge.serve.checking import refuse_missing, refuse_unfit
     from expunge.serve.listening import bind
     from expunge.serve.opening import Plan
     from expunge.serve.settings import ServeSettings
@@ -118,7 +118,10 @@ def serve(
         )  # it is lost, and no new one takes its place
         if ledger.exists() or key_alone:
             opened(ledger).close()
-        if model is None and not upstream:
+        if model:
+            with _ending_at_once():
+                refuse_missing(model)
+        elif not upstream:
             plan = _demo(plan)
         with opened(ledger, create=not key_alone) as book, _ending_at_once():
             _run(plan, book, chosen, host, listener)

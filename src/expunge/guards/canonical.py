@@ -25,8 +25,8 @@ MOST = 64 * 1024
 """Characters of a decoded run that are looked at."""
 DEPTH = 2
 """How often a decoded run is decoded again."""
-CACHED = 1 << 16
-"""Letters and words whose forms are kept."""
+CACHED = 1 << 13
+"""Letters and words whose forms are kept: those of common writing. Words that are made up come and go."""
 _ROUNDS = 4
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"

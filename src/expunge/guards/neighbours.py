@@ -25,7 +25,7 @@ WIDTH = 2**18
 """Buckets of the hashed n-grams: so many that two of one prompt hardly ever share one."""
 KINDS = 3
 BLOCK = 2**21  # cosines worked out at a time
-REMEMBERED = 2**14
+REMEMBERED = 2**13
 """Words whose buckets are kept at hand."""
 CHUNK = 1024
 """Requests, at most, whose questions stand in one chunk."""

@@ -64,23 +64,13 @@ class EmbeddingTable:
 
     def __init__(self, name: str | Path, template: str = "auto"):
         """Open a model folder or hub id. Raises ModelError for one whose embeddings may enter in another form than they would here."""
-        from transformers import AutoConfig
-
         from expunge.data.tokenize import Encoder
-        from expunge.models.load import (
-            check_folder,
-            check_tokenizer,
-            context_length,
-            is_folder_name,
-            load_tokenizer,
-        )
+        from expunge.models.load import check_tokenizer, context_length, load_config, load_tokenizer
 
-        if is_folder_name(name):
-            check_folder(Path(name))
+        config = load_config(name)
         self.source = str(name)
         self.tokenizer = load_tokenizer(name)
         check_tokenizer(self.tokenizer, str(name))
-        config = AutoConfig.from_pretrained(str(name))
         self.encoder = Encoder(self.tokenizer, context_length(config, self.tokenizer), template)
         self.model = _input_side(name, config)
 

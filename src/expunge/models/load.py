@@ -31,20 +31,18 @@ def load_model(
     `dtype`: "auto" (float32 on a CPU, else the checkpoint's own) or a torch dtype's name. Raises ModelError.
     """
     import torch
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if is_folder_name(name):
-        check_folder(Path(name))
+    config = load_config(name, revision)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     wanted, reason = _dtype(dtype, device_map or device)
     options: dict[str, Any] = {"dtype": wanted, "use_safetensors": True, "revision": revision}
     if device_map:
         options["device_map"] = device_map
     try:
-        kind = model_class(AutoConfig.from_pretrained(str(name), revision=revision))
-        model: Any = kind.from_pretrained(str(name), **options)
+        model: Any = model_class(config).from_pretrained(str(name), **options)
         tokenizer: Any = AutoTokenizer.from_pretrained(str(name), revision=revision)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_explain(name, error)) from error
@@ -104,17 +102,21 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def refuse_quantised(name: str | Path) -> None:
-    """Raises ModelError for a model whose configuration says that its weights are quantised; they are not loaded for that."""
+def load_config(name: str | Path, revision: str | None = None) -> Any:
+    """The configuration of a folder or hub id alone. Raises ModelError."""
     from transformers import AutoConfig
 
     if is_folder_name(name):
         check_folder(Path(name))
     try:
-        config = AutoConfig.from_pretrained(str(name))
+        return AutoConfig.from_pretrained(str(name), revision=revision)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_explain(name, error)) from error
-    if getattr(config, "quantization_config", None):
+
+
+def refuse_quantised(name: str | Path) -> None:
+    """Raises ModelError for a model whose configuration says that its weights are quantised; they are not loaded for that."""
+    if getattr(load_config(name), "quantization_config", None):
         raise ModelError(
             f"{name}: its weights are quantised, and changes smaller than their grid would be lost. Unlearn the full-precision model, then quantise."
         )

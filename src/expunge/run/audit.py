@@ -226,10 +226,8 @@ def _flat(subject: Subject, attacks: Mapping[str, Attack], material: Material) -
 
 def _fits(names: Iterable[str | Path], template: str) -> Fits:
     """Whether prompts fit the context of every model; of an address nobody knows it."""
-    from transformers import AutoConfig
-
     from expunge.data.tokenize import Encoder
-    from expunge.models.load import context_length, load_tokenizer
+    from expunge.models.load import context_length, load_config, load_tokenizer
 
     checks: dict[Any, Fits] = {}
     for name in names:
@@ -239,8 +237,7 @@ def _fits(names: Iterable[str | Path], template: str) -> Fits:
         while is_run(folder):  # a guard before a run
             folder = model_folder(folder)
         tokenizer = load_tokenizer(folder)
-        config: Any = AutoConfig.from_pretrained(folder)
-        encoder = Encoder(tokenizer, context_length(config, tokenizer), template)
+        encoder = Encoder(tokenizer, context_length(load_config(folder), tokenizer), template)
         alike = (frozenset(tokenizer.get_vocab().items()), tokenizer.chat_template, encoder.max_tokens)
         checks.setdefault(alike, fitting(encoder))
     return lambda trials: [all(fit) for fit in zip([True] * len(trials), *(check(trials) for check in checks.values()), strict=True)]  # fmt: skip

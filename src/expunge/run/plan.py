@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.errors import ConfigError, ModelError
+from expunge.errors import ConfigError
 from expunge.recipes import Recipe
 from expunge.run.make import refuse_missing_data
 from expunge.types import Course, Given, Seed, Stage
@@ -57,20 +57,11 @@ def plan(
         )
     refuse_missing_data(recipe, data)
     import torch
-    from transformers import AutoConfig, AutoTokenizer
 
     from expunge.data.tokenize import Encoder
-    from expunge.models.load import check_folder, is_folder_name, model_class
+    from expunge.models.load import load_config, load_tokenizer, model_class
 
-    if is_folder_name(model):
-        check_folder(Path(model))
-    try:
-        config: Any = AutoConfig.from_pretrained(model)
-        tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"'{model}' is no model folder here, and the hub does not know it or cannot be reached.\nCheck the name, or give a folder."
-        ) from error
+    config, tokenizer = load_config(model), load_tokenizer(model)
     with torch.device("meta"):
         shape: Any = model_class(config).from_config(config)
         total = sum(parameter.numel() for parameter in shape.parameters())

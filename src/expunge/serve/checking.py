@@ -59,6 +59,14 @@ def _refuse_model(model: str) -> None:
         )
 
 
+def refuse_missing(model: str) -> None:
+    """Raises ModelError for a hub id of which the hub has nothing, which may take it half a minute to say."""
+    from expunge.models.load import is_folder_name, load_config
+
+    if not is_folder_name(model):
+        load_config(model)
+
+
 def _refuse_address(address: str, *, named: bool) -> None:
     """`named`: the model's name has to follow. Raises ConfigError."""
     unfit = f"--upstream {address}: expected an address and a model's name, as in http://host/v1#model-name."
