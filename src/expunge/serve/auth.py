@@ -41,6 +41,8 @@ class Doorkeeper:
         self._ledger, self._no_auth, self._clock = ledger, no_auth, clock
         self._keys: dict[str, Any] = {}
         self._seen: Any = None
+        self._latest = 0.0
+        """The latest time that was seen: a clock that goes back brings no key back."""
         self._lock = threading.Lock()
         self._own: dict[str, Access] = {}
         """Keys of the server's own checks by their digest; they are in no ledger and gone with the process."""
@@ -74,7 +76,8 @@ class Doorkeeper:
         return Access(key.id, key.name, key.tenant, frozenset(key.scopes), key.rpm, key.tpm)
 
     def _over(self, key: Any) -> bool:
-        return key.expires is not None and key.expires.timestamp() <= self._clock()
+        self._latest = max(self._latest, self._clock())
+        return key.expires is not None and key.expires.timestamp() <= self._latest
 
     def _find(self, key_id: str) -> Any:
         version = self._ledger.data_version()
