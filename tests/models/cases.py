@@ -1,4 +1,4 @@
-"""What the tests of running batches share: prompts, and answers to them."""
+"""What the tests of written answers share: prompts, and the answers of running batches."""
 
 from expunge.types import GenerationParams, Prompt
 

@@ -9,14 +9,7 @@ from expunge.models.greedy import write_greedily, writes_as_generate
 from expunge.models.language_model import TransformerLM
 from expunge.types import GenerationParams, Prompt
 from tests.conftest import FAMILIES, make_family, make_model
-
-ASKED = [
-    "Where was Mara Olen born?",
-    "Who?",
-    "What did the father of Tovin Brask do in Corvale?",
-    "Who taught Mara?",
-    "Where?",
-]
+from tests.models.cases import ASKED, PROMPTS
 
 
 def by_generate(lm, batch, tokens, ends):
@@ -35,7 +28,7 @@ def test_the_tokens_are_those_of_generate(tokenizer, family, leaves, monkeypatch
     monkeypatch.setattr(greedy, "LEAVES", leaves)
     model = make_model(tokenizer) if family == "llama" else make_family(family, tokenizer)
     lm = TransformerLM(model, tokenizer)
-    batch = collate(lm.encoder.prompts([Prompt.ask(text) for text in ASKED]), lm.pad_id, side="left")
+    batch = collate(lm.encoder.prompts(PROMPTS), lm.pad_id, side="left")
     whole = by_generate(lm, batch, 12, {2})
     for ends in ({2}, {whole[0][1], whole[2][4]}, {whole[1][0]}):
         expected = by_generate(lm, batch, 12, ends)
@@ -44,7 +37,7 @@ def test_the_tokens_are_those_of_generate(tokenizer, family, leaves, monkeypatch
 
 
 def test_rows_that_have_ended_cost_nothing_more(lm):
-    batch = collate(lm.encoder.prompts([Prompt.ask(text) for text in ASKED]), lm.pad_id, side="left")
+    batch = collate(lm.encoder.prompts(PROMPTS), lm.pad_id, side="left")
     first = by_generate(lm, batch, 8, {2})
     fed = []
     hook = lm.model.model.register_forward_pre_hook(
@@ -58,8 +51,7 @@ def test_rows_that_have_ended_cost_nothing_more(lm):
 
 def test_a_model_that_cannot_is_answered_by_generate(lm, monkeypatch):
     params = GenerationParams(max_new_tokens=6)
-    prompts = [Prompt.ask(text) for text in ASKED]
-    before = lm.generate(prompts, params)
+    before = lm.generate(PROMPTS, params)
     assert lm._leaves_rows
     other = TransformerLM(lm.model, lm.tokenizer)
 
@@ -68,7 +60,7 @@ def test_a_model_that_cannot_is_answered_by_generate(lm, monkeypatch):
 
     monkeypatch.setattr(greedy, "write_greedily", broken)
     assert not writes_as_generate(lm.model, lm.generation_config(params), lm.pad_id)
-    assert other.generate(prompts, params) == before
+    assert other.generate(PROMPTS, params) == before
 
 
 def test_what_a_checkpoint_wants_of_every_answer_is_not_lost(lm):
